@@ -17,7 +17,7 @@ T = TypeVar("T")
 Progress = Callable[[str], object]
 CONTEXT: Any = multiprocessing.get_context("spawn")
 _parent: Connection | None = None
-"""In a child process, the connection to the parent."""
+"""The connection to the parent process; None unless this is a child process."""
 
 
 def run(

@@ -83,7 +83,7 @@ def export(
     summary, digest, logits_before = metrics["summary"], config["data_digest"], None
     images, classes, test_images = run_source.gate_images(served, data.test, config, canvases)
     if classes is None and to != "fp32":
-        raise ExportError(f"{name} answers with sets of labels, which are published in fp32 only, not in {to}.")
+        raise ExportError(f"{name} answers with sets of labels. Such a network is published in fp32 only, not in {to}.")
     if classes is None and fit_temperature:
         raise ExportError(
             f"{name} answers with sets of labels, but a temperature can only be fitted to a single label per image. "
@@ -94,7 +94,7 @@ def export(
     contract = served.inputs, served.outputs, labels, served.image
     predecessors.require_same_contract(rival, *contract, even_if_different=even_if_different)
     serving = None if rival is None else predecessors.recorded(rival, digest)
-    common, on = None, ""  # test pictures for measuring both versions, if no accuracy is recorded for the serving one
+    common, on = None, ""  # test pictures for measuring both versions, if the served version records no accuracy
     if rival is not None and serving is None and classes is not None and not even_if_worse:
         test = Split(images, classes)
         common = predecessors.common_pictures(rival, test, served.image, labels, run.folder.parent)
@@ -178,6 +178,6 @@ def _folded(model: onnx.ModelProto, temperature: float) -> onnx.ModelProto:
     graph.initializer.append(numpy_helper.from_array(np.array(temperature, np.float32), _TEMPERATURE))
     graph.node.append(helper.make_node("Div", ["logits", _TEMPERATURE], [_SCALED], name="divide_by_temperature"))
     graph.node.append(helper.make_node("Softmax", [_SCALED], ["probabilities"], name="calibrated_softmax", axis=1))
-    # In FP16 the replaced node is a Cast, so no node reads the former Softmax any more.
+    # In FP16 the removed node is a Cast after the former Softmax, whose output no node reads any more.
     optimizer.remove_unused_nodes(folded)
     return folded

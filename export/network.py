@@ -31,11 +31,11 @@ class ServedNetwork(nn.Module, ABC):
     task: str
     outputs: tuple[TensorSpec, ...]
     activation = "softmax"
-    """The function that turns ``logits`` into ``probabilities``, softmax or sigmoid, if there are both outputs."""
+    """Softmax or sigmoid: turns the output ``logits`` into the output ``probabilities``, if both exist."""
     temperature = 1.0
     """The number that divides the logits before the activation. Only a fitted temperature changes this number."""
     threshold: float | None = None
-    """The least probability of a label in an image's set; None if no threshold determines the sets."""
+    """The least probability with which a label is in an image's set; None if the sets need no threshold."""
 
     def __init__(self, network: nn.Module, image: ImageSpec) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ class LabelScores(ServedNetwork):
             network: a module that computes a logit for each label.
             image: the pictures that the network accepts.
             labels: the number of labels.
-            threshold: the least probability of a label in the set; None for one label per image.
+            threshold: the least probability with which a label is in the set; None for one label per image.
             rivals: True if the labels' probabilities sum to 1 (softmax), False if they are independent (sigmoid).
         """
         super().__init__(network, image)

@@ -19,9 +19,9 @@ from hangtag.training.data.dataset import Split, pixels_digest
 from hangtag.training.runs.run import Run
 
 CHANCE = 1.645
-"""The largest loss of accuracy, in standard errors, that is attributed to chance. If the two test sets were drawn
-independently, one in twenty equally accurate models would lose more. In fact fewer models do, because both versions
-answer the same images. With 10,000 images and an accuracy of 87 %, the bound is 0.78 points. With different seeds, the
+"""The largest loss of accuracy, in standard errors, that is attributed to chance. On independent test sets, a new
+version that is as accurate as the served version would lose more with a probability of 5 %. On the same images, the
+probability is lower. With 10,000 images and an accuracy of 87 %, the bound is 0.78 points. With different seeds, the
 accuracy of one of the study's recipes varies by up to 0.67 points (studies/finished/accuracy.jsonl)."""
 
 _ALL_THE_SAME = "To publish it anyway, add --even-if-worse"
@@ -52,7 +52,8 @@ def require_same_contract(
     The arguments after ``rival`` describe the new version; ``image`` is None if it has no image description.
 
     Raises:
-        GateError: something differs, and ``even_if_different`` is False. The message describes both versions.
+        GateError: the inputs, outputs, labels or fit differ, and ``even_if_different`` is False. The message describes
+            both versions.
     """
     if rival is None or rival.signature is None or even_if_different:
         return
@@ -127,7 +128,7 @@ def compare(
         version: that version's number.
         even_if_worse: accept a worse file.
         on: a phrase about the test set, for the message.
-        note: a sentence for the message, which says why a file may be worse.
+        note: a sentence for the message, about a trial run.
 
     Raises:
         GateError: the new version is significantly worse, and ``even_if_worse`` is False.
@@ -144,7 +145,7 @@ def compare(
             f"{100 * chance:.2f} points. {note}{_ALL_THE_SAME}, or give it another name with --name.",
         )
     if 0 < abs(lost) <= chance:
-        comparison += f"; {images:,} test images cannot tell the two apart"
+        comparison += f"; {images:,} test images are too few to tell the two apart"
     figures = {"version": version, "figure": own.figure, "own": own.share, "serving": before.share}
     return PassedCheck(
         PREDECESSOR,
@@ -167,7 +168,7 @@ def _routes(rival: Entry) -> str:
 
 
 def _different_fit(before: ImageSpec | None, now: ImageSpec | None) -> list[str]:
-    """Describe how the fit differs; empty if it does not differ, or the old version had no fit. Mean and std need no
+    """Describe how the fits differ; empty if they are equal, or if the old version had none. Mean and std need no
     comparison, because they are in the graph."""
     if before is None or (now is not None and now.fit == before.fit):
         return []

@@ -37,8 +37,8 @@ def gate_images(
 def kept_pictures(
     config: Mapping[str, Any], expected: Answers, images: Pixels, classes: Classes | None
 ) -> dict[str, str]:
-    """Return PyTorch's answers and example pictures as metadata. For a run on the user's own pictures,
-    which may be deleted later, the answers are those to the example pictures, which the file holds."""
+    """Return PyTorch's answers and example pictures as metadata. The user's own pictures may be deleted later, so for
+    a run on them the answers are those to the example pictures."""
     if classes is None:
         return kept_answers.record_answers(expected)
     chosen = kept_answers.choose_examples(expected["logits"].argmax(axis=1), classes)
@@ -58,7 +58,7 @@ def canvases_of(test: Split, config: Mapping[str, Any], count: int) -> Images:
 
 
 def recorded_accuracy(served: ServedNetwork, summary: Mapping[str, Any]) -> tuple[float, int] | None:
-    """Return the test accuracy that the run recorded, and the number of test images; None without a test accuracy."""
+    """Return the test accuracy that the run recorded, and the number of test images; None if it recorded none."""
     test = summary["test"]
     if served.task != "single_label" or "confusion" not in test:
         return None

@@ -16,7 +16,7 @@ def check(runtime: Runtime, images: Pixels, other_images: Pixels, tolerances: To
     """Run each image alone, then in batches of every size together with other images, and compare the answers.
 
     Args:
-        other_images: the images that fill the rest of each batch. The more they vary, the stricter the check.
+        other_images: the images that fill the rest of each batch. The more these images vary, the stricter the check.
         spread: PyTorch's largest logit minus its smallest.
 
     Raises:

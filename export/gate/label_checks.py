@@ -40,7 +40,7 @@ def check_labels(logits: Array, expected: Array, classes: Classes, tolerances: T
         raise GateError(
             AGREEMENT,
             f"the file and PyTorch give different classes for {len(differing)} of {len(predicted):,} test images "
-            f"({agreeing:.2%} agree, {tolerances.agreement:.1%} must); worst at test image {worst}.{remedy}",
+            f"({agreeing:.2%} agree, but {tolerances.agreement:.1%} must agree); worst at test image {worst}.{remedy}",
         )
     accuracy, expected_accuracy = (evaluate(scores, classes).accuracy for scores in (logits, expected))
     changed_ties = int((tied & (predicted != expected_labels)).sum())
@@ -55,7 +55,7 @@ def check_labels(logits: Array, expected: Array, classes: Classes, tolerances: T
         )
     same = f"{'every answer' if not differing.size else f'{agreeing:.2%} of the answers'} like PyTorch's"
     if changed_ties:
-        same += f" but {changed_ties}, each with two tied labels"
+        same += f" except for {changed_ties}, each with two tied labels"
     return PassedCheck(
         AGREEMENT,
         f"test accuracy {accuracy:.2%} of {len(predicted):,} images, {same}",
@@ -97,11 +97,11 @@ def require_recorded(logits: Array, classes: Classes, recorded: tuple[float, int
     if abs(accuracy - share) * count > allowed + 0.01:  # 0.01 allows for the rounding of the recorded accuracy
         raise GateError(
             AGREEMENT,
-            f"the network is right about {accuracy:.2%} of {count:,} test images, and the run recorded {share:.2%} of "
-            f"{images:,}, so the network's code or the pictures have changed since the training. Restore them, or "
-            "train the network again. If neither has changed, a GPU or bf16 rounded differently. In this case, train "
-            "for one more epoch on this CPU: add --start-from RUN/best.pt --epochs 1 --device cpu and another --out to "
-            "the training command. Then export the new run.",
+            f"the network classifies {accuracy:.2%} of {count:,} test images correctly, but the run recorded "
+            f"{share:.2%} of {images:,}, so the network's code or the pictures have changed since training. Restore "
+            "them, or train the network again. If neither has changed, the training on a GPU or in bf16 rounded "
+            "differently. In this case, train for one more epoch on this CPU: add --start-from RUN/best.pt --epochs 1 "
+            "--device cpu and another --out to the training command. Then export the new run.",
         )
 
 
@@ -120,7 +120,7 @@ def check_sets(probabilities: Array, expected: Array, threshold: float, toleranc
         worst = int(np.where(differing, distance, 0).max(axis=1).argmax())
         raise GateError(
             AGREEMENT,
-            f"the file gives another set of labels than PyTorch for {wrong.size} of {len(expected)} images; worst at "
+            f"the file and PyTorch give different label sets for {wrong.size} of {len(expected)} images; worst at "
             f"image {worst}.",
         )
     figures = {"images": len(expected), "agreement": 1.0, "threshold": threshold}
@@ -153,9 +153,9 @@ def check_calibration(
     summary = f"expected calibration error {error:.2%}"
     if before is None:
         return PassedCheck(CALIBRATION, summary, figures)
-    if not np.array_equal(logits, before):  # the logits must be equal bit for bit, and NaN fails too
+    if not np.array_equal(logits, before):  # the logits must be equal bit for bit; NaN counts as a change
         worst = worst_image(np.abs(logits - before))
-        raise GateError(CALIBRATION, f"the temperature changes the file's logits; worst at test image {worst}.")
+        raise GateError(CALIBRATION, f"the temperature changes the file's logits, most at test image {worst}.")
     of_label = probabilities[np.arange(len(logits)), logits.argmax(axis=1)]
     if (changed := np.flatnonzero(of_label < probabilities.max(axis=1))).size:
         raise GateError(

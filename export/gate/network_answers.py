@@ -44,7 +44,7 @@ def answer_batch(runtime: Runtime, batch: Pixels, check: str, contents: str) -> 
 
     Args:
         check: the name of the check, for the error message.
-        contents: the images in the batch, in words for the error message.
+        contents: a description of the batch's images, for the error message.
 
     Raises:
         GateError: the runtime fails on the batch.
@@ -83,8 +83,8 @@ def tied_paths(one: Answers, other: Answers, limit: float) -> Array:
 
 
 def worst_image(difference: Array) -> int:
-    """Return the index of the image with the largest difference, from differences [n, ...]. NaN counts as the
-    largest."""
+    """Return the index of the image with the largest difference, from differences [n, ...]. NaN counts as
+    infinity."""
     return int(np.nan_to_num(difference, nan=np.inf).reshape(len(difference), -1).max(axis=1).argmax())
 
 

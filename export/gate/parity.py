@@ -27,7 +27,7 @@ def check(
     spread: float = 0.0,
     activation: Callable[[Array], Array] | None = None,
 ) -> PassedCheck:
-    """Check that the logits, or the label paths with all probabilities, equal PyTorch's.
+    """Compare a file's logits, or its label paths and all probabilities, with PyTorch's.
 
     For each batch size and kind of images, up to four batches are compared. At the largest batch size, the label paths
     of all images are compared. If two paths of an image are tied, the file may choose either.
@@ -39,7 +39,7 @@ def check(
         activation: the function that turns logits into probabilities; None if probabilities are not compared.
 
     Raises:
-        GateError: a number differs. The message names the kind, the batch size and the worst image.
+        GateError: a number differs. The message names the kind of images, the batch size and the worst image.
     """
     limit, has_paths = tolerances.logit_limit(spread), "path" in expected[REAL]
     names = list(expected[REAL]) if has_paths else ["logits"]
@@ -72,10 +72,10 @@ def check(
     if not has_paths:
         figures = {"limit": limit, "spread": spread, "max_logit_difference": worst}
         return PassedCheck(PARITY, f"logits {within}", figures)
-    but_ties = f" but {len(ties)} ties" if ties else ""
+    but_ties = f" except for {len(ties)} ties" if ties else ""
     return PassedCheck(
         PARITY,
-        f"probabilities {within}; the same paths for all{but_ties} of {len(images[REAL])} images",
+        f"probabilities {within}; the same paths for all {len(images[REAL])} images{but_ties}",
         {"limit": limit, "images": len(images[REAL]), "ties": len(ties), "max_probability_difference": worst},
     )
 

@@ -1,4 +1,4 @@
-"""Define how exact a file of each precision must be. This module has all tolerances of the gate."""
+"""Define how far the answers of a file of each precision may differ from PyTorch's: all tolerances of the gate."""
 
 from dataclasses import dataclass
 
@@ -10,8 +10,8 @@ GATE_IMAGES = 10_000
 """The largest number of test images on which answers are compared."""
 
 _ROUNDING = 1e-6
-"""The largest difference between FP32 sums of the same numbers in different orders, as a share of the logits' spread:
-several rounding errors of FP32. The limit matters for networks whose logits reach hundreds."""
+"""Two FP32 sums of the same numbers in different orders differ by at most this share of the logits' spread, which
+allows for several rounding errors. The limit matters for networks whose logits reach hundreds."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Tolerances:
     agreement: float
     """At least this share of the test set must get PyTorch's label."""
     accuracy: float
-    """The file must keep this share of PyTorch's accuracy. At 1.0, only tied labels may make a difference."""
+    """The file must keep this share of PyTorch's accuracy. If it is 1, only tied labels may differ."""
     batching: float
     """An image's logits, computed alone and in a batch, may differ by ``batching`` * spread, plus the larger of 1e-4
     and 1e-6 * spread."""
@@ -40,10 +40,10 @@ class Tolerances:
 
     artificial: bool = True
     """Whether answers to black, white and random images must be as exact as those to real images. False for int8:
-    its scales come from real images, which may have no black or no white pixels."""
+    its scales come from real images, which need not contain black or white pixels."""
 
     def one_image(self, images: int) -> float:
-        """Return 1 / images, the tolerance that lets one of the images get another label, or 0 if no image may.
+        """Return the tolerance that lets one image get another label, 1 / images; 0 if no image may get another label.
 
         With fewer than 100 images, an agreement of 99 % would allow no change at all. No image may get another label if
         there are fewer than 20 images, or if the required agreement is 1, as for FP32.
@@ -75,8 +75,8 @@ TOLERANCES = {
         batching=1e-3,
         verification=1e-3,
     ),
-    # With int8, a few logits may differ by a large amount, but hardly any label may differ. The scales are constants,
-    # so batching changes no answer.
+    # With int8, a few logits may differ by a large amount, but almost all labels must stay the same. The scales are
+    # constants, so batching changes no answer.
     "int8": Tolerances(
         absolute=1e-2,
         of_spread=0.1,

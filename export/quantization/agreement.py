@@ -34,7 +34,7 @@ class Agreement:
 
     @property
     def at_least(self) -> float:
-        """The lower bound of the share for all possible samples, with 95 % confidence (Wilson's bound)."""
+        """With 95 % confidence, at least this share of all possible samples gets the same answer (Wilson's bound)."""
         z, n = 1.645, self.samples
         centre = self.share + z * z / (2 * n)
         return (centre - z * sqrt(self.share * (1 - self.share) / n + z * z / (4 * n * n))) / (1 + z * z / n)
@@ -75,8 +75,8 @@ class Comparison:
         return Agreement(sum(alike), len(alike))
 
     def distance(self, answered: Sequence[Answers]) -> float:
-        """Return the root mean square difference from the original, divided by the output's value in ``spreads``, and
-        averaged over samples and outputs."""
+        """Return the root mean square of the differences from the original, as a share of an output's spread, averaged
+        over samples and outputs."""
         distances = [
             _root_mean_square(answers[name], expected[name]) / self.spreads[name]
             for answers, expected in zip(answered, self.expected, strict=True)
@@ -133,7 +133,7 @@ def rules(signature: Signature, answers: Sequence[Answers], chosen: Mapping[str,
 
 
 def _fitting(spec: TensorSpec, answers: Sequence[Array]) -> str:
-    """Return the rule that suits an output. Floats are label scores if they have two axes, or if each row sums to 1."""
+    """Return the rule for an output. Floats are taken for label scores if they have two axes, or rows that sum to 1."""
     if not spec.datatype.startswith("FP"):
         return EQUAL
     labels = spec.shape[-1] if len(spec.shape) >= 2 else None

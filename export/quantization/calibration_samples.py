@@ -48,7 +48,7 @@ def spread(items: Sequence[T], most: int) -> list[T]:
 
 
 def pictures(given: Path | Sequence[Path]) -> Sequence[Path]:
-    """Return the pictures that are samples: at most MOST_PICTURES of a folder, sorted by name; none for a .npz file."""
+    """Return the pictures to use as samples: at most MOST_PICTURES of a folder, by name; none for a .npz file."""
     if not isinstance(given, Path):
         return given
     files = sorted(file for file in given.rglob("*") if file.suffix.lower() in SUFFIXES) if given.is_dir() else []
@@ -118,8 +118,8 @@ def _from_npz(path: Path, signature: Signature) -> Iterator[Feed]:
     columns = {spec.name: _column(arrays[spec.name], spec, path) for spec in signature.inputs}
     counts = {name: len(column) for name, column in columns.items() if column is not None}
     if len(set(counts.values())) != 1:
-        sizes = ", ".join(f"{name} {count}" for name, count in counts.items())
-        raise ExportError(f"{path}: every array must have one row per sample, but has {sizes or 'only scalars'}.")
+        sizes = ", ".join(f"{count} rows in {name}" for name, count in counts.items())
+        raise ExportError(f"{path}: every array needs one row per sample, but there are {sizes or 'only scalars'}.")
     for place in range(next(iter(counts.values()))):
         yield {name: arrays[name] if column is None else column[place] for name, column in columns.items()}
 

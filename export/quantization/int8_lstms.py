@@ -2,8 +2,8 @@
 
 ONNX Runtime's DynamicQuantizeLSTM derives the scales of the input and of the last hidden state from the smallest and
 the largest value in the *whole batch*. So an image's answer would depend on the rest of its batch. In a test of lstm2,
-6 of 2,000 images got another label in another batch. This module makes both ranges constant. It adds input
-features and hidden units whose values are the bounds of a range, and whose weights are 0, so no result changes.
+6 of 2,000 images got another label in another batch. This module makes the ranges of input and hidden state constant.
+It adds features and hidden units whose values are the bounds of a range, and whose weights are 0: no result changes.
 
 - The added features are the smallest and the largest value that the input can have. For pixels in [0, 1], one feature
   with the value 1 is enough, because the quantizer includes 0 in every range. The 8-bit scale of these pixels is then

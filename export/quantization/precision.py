@@ -93,9 +93,9 @@ def _quantize_convolutions(model: onnx.ModelProto, calibration: Images) -> onnx.
 
     Weights have a scale for each output channel, and activations have a scale for each tensor. Images of the training
     split determine the activations' ranges. Fixed scales make answers independent of the batch. Two kinds of layers
-    stay in FP32. The dense layers at the end are only a thousandth of the work, and no later layer averages out their
-    rounding. A first convolution with a single input channel is much faster in FP32 than in 8 bits, as ONNX Runtime's
-    profiler shows (studies/exported/README.md).
+    stay in FP32. The dense layers at the end do only a thousandth of the work, and no later layer averages out their
+    rounding errors. A first convolution with a single input channel is much faster in FP32 than in 8 bits, as ONNX
+    Runtime's profiler shows (studies/exported/README.md).
 
     Args:
         calibration: uint8 images [n, height, width], whose activations determine the scales.
@@ -111,8 +111,8 @@ def _reorder_pooling(model: onnx.ModelProto) -> onnx.ModelProto:
     """Put ReLU and max pooling into the faster order. They commute, because max(relu(x)) == relu(max(x)).
 
     In 8 bits, ReLU comes first, because the quantizer then fuses it with the convolution and spends no bit on negative
-    values. In FP32, pooling comes first. If ReLU came first, ONNX Runtime would quantize before the pooling, and
-    8-bit pooling is slow in the memory layout of FP32.
+    values. In FP32, pooling comes first. If ReLU came first, ONNX Runtime would quantize its output and pool in
+    8 bits, which is slow in the memory layout of FP32.
     """
     ordered = onnx.ModelProto()
     ordered.CopyFrom(model)

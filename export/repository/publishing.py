@@ -24,8 +24,8 @@ class Publication:
 
     Attributes:
         model_file: The path at which to write the model.
-        folder: Inside the ``with`` block, the folder in which the version is written. After the block, the folder of
-            the published version.
+        folder: The version's folder: inside the ``with`` block, the hidden folder in which the version is written;
+            after the block, the published folder.
     """
 
     model_file: Path
@@ -105,7 +105,7 @@ def _locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
     """Hold the kernel's lock on a folder.
 
     Without ``wait``, raise OSError if another process holds the lock, or if the file system does not support locks.
-    With ``wait``, continue without a lock on such a file system, because there no process removes another's folder.
+    With ``wait``, continue without a lock if the file system has no locks: then no process removes another's folder.
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:

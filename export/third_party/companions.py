@@ -1,7 +1,7 @@
 """Read a network's description: the companion files of timm or Hugging Face, or the metadata of Ultralytics.
 
 A description states the labels and the steps that prepare a picture. hangtag scales pictures bilinearly, and never
-crops a border before scaling. If a description states other steps, ``Stated.notes`` says so. If a file is damaged,
+crops a border before scaling. ``Stated.notes`` lists other steps that a description states. If a file is damaged,
 ``Stated.problems`` says so, and nothing is published, because the published file could prepare pictures wrongly.
 """
 
@@ -20,7 +20,7 @@ from hangtag.export.third_party.preprocessing import PROBABILITIES, Stated
 from hangtag.printable import named
 
 _BILINEAR = (2, "bilinear", None)
-"""The values that mean bilinear interpolation: 2 is Pillow's constant, and None stands for a missing value."""
+"""The values of the key ``resample`` that mean bilinear scaling: Pillow's constant, the name, or no value."""
 _STEPS = frozenset({
     "do_resize", "size", "resample", "crop_pct", "do_center_crop", "crop_size", "do_rescale", "rescale_factor",
     "rescale_offset", "do_normalize", "image_mean", "image_std", "include_top", "do_flip_channel_order",
@@ -86,7 +86,7 @@ def _ultralytics(properties: Mapping[str, Any], where: str) -> Stated:
     if not {"names", "imgsz", "task"} <= properties.keys():
         return Stated()
     if properties["task"] != "classify":
-        return Stated(notes=(f"{where} says task {properties['task']}, not classify, so this description is not used",))
+        return Stated(notes=(f"{where} states the task {properties['task']}, not classify, so it is not used",))
     names, size = ast.literal_eval(properties["names"]), ast.literal_eval(properties["imgsz"])
     taken = Stated(_size(size), "crop", "rgb", 255.0, (0.0,), (1.0,))
     stated = _with_labels(replace(taken, scores=PROBABILITIES, sources=(f"{taken} from {where}",)), names, where)
@@ -179,7 +179,7 @@ def _with_labels(stated: Stated, names: Any, where: str) -> Stated:
     except (AttributeError, TypeError, ValueError):
         by_place = {}
     if sorted(by_place) != list(range(len(by_place))) or not by_place or not all(by_place.values()):
-        raise _MalformedError("its labels are not numbered 0, 1, 2 and so on, each with a name")
+        raise _MalformedError("its labels do not have the numbers 0, 1, 2 and so on, or a label has no name")
     labels, notes = distinct([by_place[place] for place in range(len(by_place))], where)
     sources = (*stated.sources, f"{len(labels)} labels from {where}")
     return replace(stated, labels=labels, sources=sources, notes=(*stated.notes, *notes))

@@ -25,7 +25,7 @@ from hangtag.serving.server.runtime.session import Runtime
 _FEW, _MOST_CALIBRATING = 32, 256
 """The number of samples for measuring a layer's error, and the maximum number for determining the scales."""
 _SECONDS, _MEASURING_SECONDS = 3600.0, 600.0
-"""The time limit for the conversion, and the additional time limit for measuring layers."""
+"""The limits, in seconds, for a conversion without the measuring of layers, and for the measuring of layers."""
 _NAMED = 6
 """At most this many layers in FP32 are printed by name. The file's metadata list every layer that stays in FP32."""
 _Layer = dict[str, Any]
@@ -88,8 +88,8 @@ def convert(
     megabytes, before = (file.stat().st_size / 1e6 for file in (target, original))
     summaries = {
         "precision": f"{options.precision} in {layers - len(kept)} of {layers} layers{in_fp32}",
-        AGREEMENT: f"{proven['summary']}, none of which was used to convert the file; {sure}. Compared were {rules}",
-        "size": f"{megabytes:.2f} MB, {megabytes / before:.0%} of the original's",
+        AGREEMENT: f"{proven['summary']}, none of which was used to convert the file; {sure}. Compared: {rules}",
+        "size": f"{megabytes:.2f} MB, {megabytes / before:.0%} of the original's size",
     }
     return converted, figures, summaries
 
@@ -169,7 +169,7 @@ def _search(
             samples, the search prefers files with at most half as many wrong answers as ``least`` allows.
 
     Raises:
-        ExportError: no choice of layers reaches ``least``, unless all layers stay in FP32.
+        ExportError: ``least`` is reached only if all layers stay in FP32.
     """
     wanted = 1 - (1 - least) / 2
     attempts: dict[int, _Found] = {}

@@ -98,8 +98,8 @@ def accept(path: Path, options: ImportOptions, progress: Progress = str) -> tupl
                 onnx_model.write(model, metadata, file)
                 findings |= {**probe.run(file, shown_as=path), **figures}
                 if batched and not findings[BATCHING]["batched"]:
-                    why = f"in {options.precision} they may not be batched: {findings[BATCHING]['why']}."
-                    raise GateError(BATCHING, f"the original's requests may be batched, and {why}")
+                    why = f"requests to the {options.precision} file may not: {findings[BATCHING]['why']}."
+                    raise GateError(BATCHING, f"requests to the original may be batched, but {why}")
                 metadata |= {"precision": options.precision, "fp32_layers": json.dumps(figures["fp32_layers"])}
                 metadata["processor"] = onnx_model.processor()
             verdict = findings[BATCHING]
@@ -121,7 +121,7 @@ def accept(path: Path, options: ImportOptions, progress: Progress = str) -> tupl
 def _judge(pictures: str, signature: Signature, path: Path, why: str, progress: Progress) -> Judge:
     if signature.task == "multi_label":
         why = "it answers with sets of labels"
-    elif signature.labels[:1] == ("LABEL_0",):  # Hugging Face's name for a label without a name
+    elif signature.labels[:1] == ("LABEL_0",):  # Hugging Face's placeholder for a missing name
         why = "its labels have no names (LABEL_0 and so on): name them with --labels FILE"
     elif signature.image is not None:
         return Judge.of(pictures, signature.image, signature.labels, path, progress)
@@ -144,8 +144,8 @@ def _metadata(model: onnx.ModelProto, path: Path, chosen: Plan) -> dict[str, str
 
 
 def _apart(options: ImportOptions, data: Judge) -> tuple[ImportOptions, Judge]:
-    """Use the pictures as samples, if the options name no samples. The returned judge measures the accuracy on the
-    pictures that are not used to convert the file."""
+    """Use the pictures as samples, if the options name no samples. The returned ``Judge`` measures the accuracy only on
+    pictures that are not samples."""
     given = spread(data.files, calibration_samples.MOST_PICTURES) if options.samples is None else options.samples
     return replace(options, samples=given), data.without(
         calibration_samples.making(calibration_samples.pictures(given))
@@ -157,9 +157,7 @@ def _require_labels_fit(labels: Sequence[str], signature: Signature, path: Path)
     if labels and len(labels) not in last_axes and None not in last_axes:
         there = "there is 1 label" if len(labels) == 1 else f"there are {len(labels)} labels"
         sizes = " or ".join(map(str, last_axes))
-        raise ExportError(
-            f"{there}, and the outputs of {path} have {sizes or 'no'} values a row. Nothing was published."
-        )
+        raise ExportError(f"{there}, but a row of {path}'s outputs has {sizes or 'no'} values. Nothing was published.")
 
 
 def _summaries(findings: Mapping[str, Any], chosen: Plan) -> dict[str, str]:

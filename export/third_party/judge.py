@@ -99,8 +99,8 @@ def _require_scores(scores: Array, kind: str) -> None:
         low, high = float(scores.sum(axis=1).min()), float(scores.sum(axis=1).max())
         raise GateError(
             PICTURES,
-            f"the network's scores are not probabilities of one label for each picture: they add up to {low:.3g} to "
-            f"{high:.3g}, not to 1. Add --scores logits.",
+            f"the network's scores are not probabilities of one label for each picture: their sums range from "
+            f"{low:.3g} to {high:.3g} instead of being 1. Add --scores logits.",
         )
     if kind == LOGITS and are_probabilities and scores.shape[1] > 1:
         raise GateError(
@@ -126,7 +126,7 @@ class Measured:
     """The accuracy of a file.
 
     Attributes:
-        quality: The share of correct answers, which is not rounded, and the digest of the pictures.
+        quality: The unrounded share of correct answers, and the digest of the pictures.
         figures: The figures of the check ``ACCURACY`` in the file's metadata.
         metadata: The metadata for the file (keys without their prefix).
     """
@@ -157,7 +157,7 @@ class Judge:
         """Read the pictures of a ``folder:`` or ``csv:`` source, or only its test split if there is one.
 
         Raises:
-            ExportError: ``name`` has another prefix.
+            ExportError: ``name`` does not begin with ``folder:`` or ``csv:``.
             DataNotFoundError: the pictures do not exist.
             DataCorruptError: the pictures are not split as required, cannot be read, or have a class that is not among
                 the labels.
@@ -174,7 +174,7 @@ class Judge:
         return [picture.path for picture in self.data.pictures]
 
     def without(self, files: Sequence[Path]) -> "Judge":
-        """Return a judge without these pictures, which were used to convert a file. Measured on them, the file's
+        """Return a ``Judge`` that does not use these pictures. On pictures that were used to convert a file, its
         accuracy would be too high.
 
         Raises:

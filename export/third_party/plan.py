@@ -39,7 +39,7 @@ class Plan:
 
     @property
     def summaries(self) -> dict[str, str]:
-        """The lines to print, by name."""
+        """The lines to print: name -> text."""
         rows = {}
         if self.dropped:
             rows["WARNING"] = f"{self.dropped} was read, but is not part of the published file, because {self.reason}"
@@ -114,7 +114,7 @@ def choose(model: onnx.ModelProto, bare: Path, path: Path, options: ImportOption
     unwrapped = Stated(labels=given, notes=stated.notes, problems=stated.problems)
     if not (preprocessing or str(stated)):
         return Plan(
-            None, unwrapped, "nothing says how pixels become its input: add --preprocessing (for UINT8, fit=stretch)"
+            None, unwrapped, "it is unknown how pixels become its input: add --preprocessing (for UINT8, fit=stretch)"
         )
     bare.write_bytes(model.SerializeToString())
     wrapped = child_process.run(
@@ -134,7 +134,7 @@ def choose(model: onnx.ModelProto, bare: Path, path: Path, options: ImportOption
 
 
 def _read_labels(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return ``companions.distinct`` of a file's labels. Raises ExportError if the file cannot be read or is empty."""
+    """Return a file's labels, and notes about renamed ones. Raises ExportError if the file is unreadable or empty."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

@@ -27,8 +27,8 @@ _NUMPY = {"FP32": np.float32, "FP16": np.float16, "UINT8": np.uint8}
 
 @dataclass(frozen=True)
 class Stated:
-    """What is stated about a network: what the outputs are, and how pixels from 0 to 255 become the input, ((pixel /
-    scale) - mean) / std. A value that is not stated is None.
+    """What the user and companion files state about a network: its outputs, and how pixels from 0 to 255 become its
+    input, ((pixel / scale) - mean) / std. A value that is not stated is None.
 
     Attributes:
         size: Height and width.
@@ -88,8 +88,8 @@ class Stated:
         return cls(**parsed, **more)
 
     def over(self, other: "Stated") -> "Stated":
-        """Return these statements, and fill gaps with the statements of ``other``. The lists of sources, notes and
-        problems are joined."""
+        """Return these statements; those that are missing come from ``other``. The lists of sources, notes and problems
+        are joined."""
         own, others = ({one.name: getattr(stated, one.name) for one in fields(self)} for stated in (self, other))
         joined = {name: own[name] + others[name] for name in ("sources", "notes", "problems")}
         return Stated(**(others | {name: value for name, value in own.items() if value is not None} | joined))

@@ -22,7 +22,7 @@ def run(file: Path, shown_as: Path) -> dict[str, Any]:
         shown_as: The file's name in error messages.
 
     Returns:
-        JSON values, by check. ``signature`` comes from the runtime.
+        The results of each check, as JSON values. ``signature`` comes from the runtime.
 
     Raises:
         GateError: ONNX's checker or the runtime rejects the file, or the file crashes or hangs the process.

@@ -33,7 +33,7 @@ class Wrapped:
     """A network with its preprocessing and softmax in one file.
 
     Attributes:
-        file: The file, without metadata under ``hangtag.``.
+        file: The ONNX file, which has no metadata under ``hangtag.`` yet.
         steps: The preprocessing of pixels.
         output: The name of the network's output with scores.
         scores: One of ``preprocessing.SCORES``.
@@ -65,7 +65,7 @@ def wrap(bare: Path, target: Path, stated: Stated) -> Wrapped | str:
         image = _image(model)
         if image.batch not in (None, 1):
             return (
-                f"it takes {image.batch} pictures at a time, and no other number. Export the network with a free first "
+                f"it takes exactly {image.batch} pictures at a time. Export the network with a free first "
                 "axis (dynamic_axes or dynamic_shapes of torch.onnx.export)."
             )
         completed = steps(stated, image)
@@ -86,7 +86,7 @@ def _join(
     scores: str,
     labels: int,
 ) -> None:
-    """Add nodes before and after the model's nodes, in place. Rename the model's values that have an added name."""
+    """Add nodes before and after the model's nodes, in place. Rename values whose names the added nodes use."""
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
     if opset < _FIRST_OPSET:
         raise ExportError(f"the file has opset {opset}: export the network with opset {_FIRST_OPSET} or newer.")

@@ -143,7 +143,7 @@ def test_a_file_is_worse_where_chance_does_not_explain_what_it_lacks(
             publish(lstm.run, tmp_path / "models", few, graph=lstm.graph)
     else:
         published = publish(lstm.run, tmp_path / "models", few, graph=lstm.graph)
-        assert re.search(f"{figures}; 300 test images cannot tell the two apart", str(published.summaries))
+        assert re.search(f"{figures}; 300 test images are too few to tell the two apart", str(published.summaries))
         assert json.loads(published.metadata["gate"])["predecessor"]["worse"] is False
 
 

@@ -53,9 +53,10 @@ def change(module: Path, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_network_whose_code_has_changed_since_is_refused(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     change(trained, f"{LINE} * -1", monkeypatch)
     assert (
-        "agreement: the network is right about 0.00% of 12 test images, and the run recorded 100.00% of 12, so the "
-        "network's code or the pictures have changed since the training. Restore them, or train the network again. If "
-        "neither has changed, a GPU or bf16 rounded differently. In this case, train for one more epoch on this CPU: "
+        "agreement: the network classifies 0.00% of 12 test images correctly, but the run recorded 100.00% of 12, so "
+        "the network's code or the pictures have changed since training. Restore them, or train the network again. If "
+        "neither has changed, the training on a GPU or in bf16 rounded differently. In this case, train for one more "
+        "epoch on this CPU: "
     ) in refusal("export", "run")
     assert not list(trained.parent.glob("models/*"))
     change(trained, LINE, monkeypatch)

@@ -73,7 +73,7 @@ def test_samples_of_a_model_without_a_batch_axis_have_one_axis_more(tmp_path: Pa
         ({"x": np.full((50, 16), "text")}, "the array 'x' is <U4; the model's input is x: FP32"),
         (
             {"a": np.zeros((50, 3)), "b": np.zeros(49, int)},
-            "every array must have one row per sample, but has a 50, b 49",
+            "every array needs one row per sample, but there are 50 rows in a, 49 rows in b",
         ),
         ({"x": np.full((50, 16), {}, object)}, r"cannot be read as a \.npz file of numbers and texts"),
     ],

@@ -149,7 +149,7 @@ def test_pixels_reach_a_network_as_stated_whatever_its_input(
 
 def test_without_preprocessing_a_network_stays_as_it_is(labels: Path, tmp_path: Path) -> None:
     result = imported(tmp_path, in_text(), "--labels", labels)
-    assert "will not accept pictures: nothing says how pixels become its input: add --preprocessing (" in result.stdout
+    assert "will not accept pictures: it is unknown how pixels become its input: add --preprocessing (" in result.stdout
     assert onnx_file.signature(published(tmp_path))[0] == {"image": ("FLOAT", ["batch", 3, SIZE, SIZE])}
 
 
@@ -174,7 +174,7 @@ def test_without_preprocessing_a_network_stays_as_it_is(labels: Path, tmp_path: 
         (in_text(answered="float[batch, 4]"), (), "none has one score for each of 3 labels: --labels must name"),
         (
             in_text("float[4, 3, 24, 24]", "float[4, 3]"),
-            (), "takes 4 pictures at a time, and no other number. Export the network with a free first",
+            (), "takes exactly 4 pictures at a time. Export the network with a free first",
         ),
     ],
 )  # fmt: skip

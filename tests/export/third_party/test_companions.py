@@ -107,7 +107,7 @@ def test_what_lies_with_the_file_is_taken_and_named(
         ),
         ("config.json", "[]", r"^\S+config.json cannot be read: it is not a JSON object\. Correct"),
         ("config.json", '{"pretrained_cfg": {"input_size": [3, 9, 9]}}', "for timm's pretrained_cfg: it lacks 'mean'"),
-        ("config.json", '{"id2label": {"0": "a", "2": "b"}}', "for id2label: its labels are not numbered 0, 1, 2"),
+        ("config.json", '{"id2label": {"0": "a", "2": "b"}}', "for id2label: its labels do not have the numbers 0, 1"),
         ("preprocessor_config.json", '{"size": 9, "rescale_factor": 0}', "Hugging Face: a value is of the wrong kind"),
         ("preprocessor_config.json", '{"size": 9, "do_pad": true}', "know what do_pad does .* --preprocessing and"),
     ],

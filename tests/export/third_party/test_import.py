@@ -101,7 +101,7 @@ def test_a_model_in_8_bits_may_be_batched_where_answers_differ_by_steps(
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("one\n", "there is 1 label, and the outputs of .* have 10 or 10 values a row"),
+        ("one\n", "there is 1 label, but a row of .*'s outputs has 10 or 10 values"),
         ("\n \n", "holds no labels: expected one label per line, or a JSON list of strings"),
         ("[1, 2]", "holds no labels: expected one label per line, or a JSON list of strings"),
         (b"\xff\xfe\x00", "cannot be read as text"),
