@@ -83,7 +83,7 @@ def vulnerabilities(package: Package, records: list[Record]) -> Iterator[str]:
     type=click.Path(exists=True, path_type=Path),
     help="The folder with the lock files.",
 )
-@click.option("--osv", default=OSV, show_default=True, help="The service to ask.")
+@click.option("--osv", default=OSV, show_default=True, help="The URL of OSV's query API.")
 def main(folder: Path, osv: str) -> None:
     """Look up the packages of all lock files in a database of vulnerabilities, and write reports/audit."""
     locks, database = sorted(folder.glob("*.txt")), osv

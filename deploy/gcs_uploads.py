@@ -32,7 +32,7 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
-        self.headers.replace_header("Host", f"127.0.0.1:{sys.argv[1]}")  # tests connect through another proxy's port
+        self.headers.replace_header("Host", f"127.0.0.1:{sys.argv[1]}")  # tests send another proxy's port in Host
         self._answer(*self._ask("GET", self.path, self.headers.items()))
 
     def do_PUT(self) -> None:

@@ -44,7 +44,7 @@ class PinnedAdvisories:
     changes: str
     commit: str
     date: str
-    """When the commit was made, in ISO 8601."""
+    """The date of the commit, in ISO 8601."""
     packages: list[str]
     """All packages that were looked up, including packages without advisories."""
     advisories: list[Record]
@@ -116,7 +116,7 @@ class PinnedAdvisories:
         return [[record for record in self.advisories if is_affected(record, package)] for package in packages]
 
     def description(self, now: datetime) -> str:
-        """Return a text that says which copy this is, and how old it is."""
+        """Describe the copy: its source, commit, date and age."""
         age = (now - datetime.fromisoformat(self.date).replace(tzinfo=UTC)).days
         return f"the pinned copy of {self.source} at {self.commit} ({self.date}, {age:,} days ago)"
 

@@ -68,8 +68,8 @@ def draw(kind: str, chance: np.random.Generator) -> Image.Image:
 
 
 def _rotation(kind: str) -> float:
-    """Return by how many degrees to rotate a sign. Pillow draws squares that stand on a side, and triangles that point
-    upwards."""
+    """Return the angle, in degrees, by which to rotate a sign. By default, Pillow draws squares with horizontal and
+    vertical sides, and triangles that point upwards."""
     return {"priority": 45, "yield": 180}.get(kind, 0)
 
 

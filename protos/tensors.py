@@ -135,7 +135,7 @@ def from_numbers(datatype: str, shape: Sequence[int], values: Sequence[Any], whe
     limits: Any = np.iinfo(dtype.name) if dtype.kind in "iu" else None
     problem = f"{where} holds values outside {datatype}'s range" + (f" {limits.min} to {limits.max}" if limits else "")
     try:
-        # Integers get the widest type first, because without a type numpy turns small and huge integers into float64.
+        # Use the widest integers first: without a dtype, numpy turns a mix of small and huge integers into float64.
         wide = np.array(values, {"i": np.int64, "u": np.uint64}.get(dtype.kind, dtype))
     except OverflowError as error:  # an integer has more than 64 bits, or is negative for an unsigned type
         raise ValueError(problem) from error
@@ -182,7 +182,7 @@ def to_raw(array: Array) -> bytes:
 
 def element_count(shape: Sequence[int]) -> int:
     """Return a shape's number of elements. Raises ValueError for a negative size or for more than MAX_RANK axes."""
-    if len(shape) > MAX_RANK:  # checked first, because the product of a million huge sizes would take minutes
+    if len(shape) > MAX_RANK:  # checked first, because multiplying a million huge sizes takes minutes
         raise ValueError(f"shape has {len(shape)} axes; at most {MAX_RANK} are supported")
     if any(size < 0 for size in shape):
         raise ValueError(f"shape {list(shape)} has a negative size")
