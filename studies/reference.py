@@ -39,8 +39,8 @@ def metrics() -> str:
     recorded = {rule["record"]: rule["expr"] for rule in rules if "record" in rule}
     watched = {rule["alert"]: _expanded(rule["expr"], recorded) for rule in rules if "alert" in rule}
     lines = "\n".join(_line(metric, watched) for metric in _exported())
-    return f"""Made by `make docs` from the metrics and deploy/monitoring/rules.yml. The brackets contain type and
-labels.
+    return f"""Written by `make docs` from the metrics and deploy/monitoring/rules.yml. Each metric's type and labels
+are in parentheses.
 
 {lines}"""
 
@@ -69,7 +69,7 @@ def _line(metric: Metric, watched: dict[str, str]) -> str:
     alerts = [
         alert for alert, text in watched.items() if re.search(rf"\b{metric.name}(_total|_bucket|_count|_sum)?\b", text)
     ]
-    watching = f". Watched by {', '.join(alerts)}" if alerts else ""
+    watching = f". Alerts: {', '.join(alerts)}" if alerts else ""
     return f"- `{name}` ({'; '.join(filter(None, (kind, ', '.join(labels))))}): {metric.documentation}{watching}"
 
 
@@ -89,9 +89,9 @@ def options() -> str:
     commonest = {row[0]: row for row, _ in reversed(repeated.most_common())}
     shared = [row for row in repeated if row == commonest[row[0]]]
     parts = [
-        "Made by `make docs` from the declarations of the options. The brackets contain the default.",
+        "Written by `make docs` from the declarations of the options. The default is in parentheses.",
         "## Shared options",
-        "Each command below names the shared options that it has.",
+        "Each command's section lists the shared options that the command accepts.",
         _list(shared),
     ]
     for path, (summary, rows) in commands.items():

@@ -62,7 +62,7 @@ class TrainSettings(DataOptions):
         kind=AN_EXISTING_FILE,
         metavar="FILE.pt",
     )
-    processes: int = setting(1, "The number of processes that share each batch, one for each GPU.", between=(1, 64))
+    processes: int = setting(1, "Processes that share each batch: one per GPU, or several on CPUs.", between=(1, 64))
     threads: int | None = setting(
         None, "The CPU threads of each process.  [default: the process's share of the CPUs]", between=(1, 256)
     )

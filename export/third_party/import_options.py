@@ -11,7 +11,7 @@ from hangtag.options import A_FOLDER
 from hangtag.settings import setting
 
 MODELS = "The model repository to publish into."
-NAME = "The model's name in the repository. A precision other than fp32 is appended if missing, as in NAME-int8."
+NAME = "The model's name in the repository. hangtag appends a missing precision, as in NAME-int8, except fp32."
 EVEN_IF_WORSE = "Publish even if the served version is more accurate, or cannot be compared."
 EVEN_IF_DIFFERENT = "Publish even if inputs, outputs, labels or 'fit' differ from those of the served version."
 
@@ -72,7 +72,7 @@ class ImportOptions:
     agree_at_least: float | None = setting(
         None,
         "With --precision int8, the converted file must give the original file's answer for this percentage of "
-        "the samples. If necessary, layers stay in FP32.  [default: 99]",
+        "the samples. To reach this, some layers may stay in FP32.  [default: 99]",
         between=(50, 100),
         metavar="PERCENT",
     )

@@ -117,7 +117,7 @@ class Scenario:
     percentile: float = setting(99.0, "The percentile of the latency by which a run is judged.")
     min_duration: float = setting(3.0, "The minimum duration for each target and load.", above=0, duration=True)
     min_query_count: int = setting(500, "The minimum number of queries. --percentile may need more.", at_least=1)
-    max_duration: float = setting(60.0, "The maximum duration. A run that needs longer is INVALID.", duration=True)
+    max_duration: float = setting(60.0, "The maximum duration. A run that needs more time is INVALID.", duration=True)
     max_query_count: int = setting(1_000_000, "The maximum number of queries, even before --min-duration has passed.")
     warm_up: float = setting(0.15, "The duration of the unmeasured load before each block.", at_least=0, duration=True)
     blocks: int = setting(5, "The number of blocks in each run.", at_least=1)
