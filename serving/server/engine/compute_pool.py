@@ -36,7 +36,7 @@ class BatchExecutor(Protocol):
     def batcher(self) -> Batcher: ...
 
     def compute(self, batch: list[Call], *, alone: bool) -> Callable[[], None]:
-        """Compute a batch that ``batcher.take`` returned, and finish it. ``alone`` is whether nothing else is being
+        """Compute a batch that ``batcher.take`` returned, and finish it. ``alone`` states that nothing else is being
         computed. Return a function that gives the calls their outcomes. Never raises an error."""
 
 
@@ -74,8 +74,8 @@ class ComputePool:
         self._closed = False
 
     def after_batch(self, work: Callable[[], None]) -> None:
-        """Do this work, which must not raise an error, once a thread has answered all calls of its batch, so that no
-        caller waits for the work. The same work is done only once, even if it was passed several times."""
+        """Postpone work until a thread has answered all calls of its batch, so that no caller waits for the work. It
+        must not raise an error. Work that is passed several times in the meantime is done only once."""
         self._after[work] = None
 
     def offer(self, model: BatchExecutor) -> None:
@@ -101,8 +101,8 @@ class ComputePool:
             self._wake()
 
     def _wake(self, *, needed: bool = False) -> None:
-        """Let a thread look for work. If no thread waits, start a further thread if it is ``needed`` or a batch is due.
-        Callers must hold the lock."""
+        """Let a thread look for work. If none waits, start a further thread, provided that it is ``needed``, or that a
+        batch is due. Callers must hold the lock."""
         if self._waking:
             return  # a woken thread will look for work, and wakes the next thread when it takes some
         if self._waiting:
@@ -123,7 +123,7 @@ class ComputePool:
         threading.Thread(target=self._watch, name="compute-watch", daemon=True).start()
 
     def close(self) -> None:
-        """End the threads, when all models are closed and nothing is received any more."""
+        """End the threads. Before that, all models must be closed, and no more calls may be received."""
         with self._lock:
             self._closed = True
             self._work_or_end.notify_all()
@@ -224,8 +224,8 @@ class ComputePool:
                 self._waking = max(0, self._waking - 1)
 
     def _may_receive(self, others: int) -> bool:
-        """Whether a thread may receive calls while ``others`` threads work and none receives. If more threads than
-        necessary worked, they would take the interpreter lock from each other, and batches would be smaller."""
+        """Whether a thread may receive calls, if none does so now; ``others`` is the number of working threads. If too
+        many threads worked, they would take the interpreter lock from each other, and batches would be smaller."""
         return self._receive is not None and (self._summoned or others < self.threads)
 
     def _take(self) -> tuple[Work | None, float | None]:

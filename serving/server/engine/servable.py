@@ -23,7 +23,7 @@ class Servable(Protocol):
     """Number of batches that may be computed at the same time."""
     on_cpu: bool
     max_queue_delay: float
-    """Seconds that a request may be held back to fill a batch."""
+    """How many seconds a request may be held back to fill a batch."""
 
     @property
     def busy(self) -> bool:
@@ -55,12 +55,12 @@ class Servable(Protocol):
 
 
 class Control(Protocol):
-    """The control of the models of this process, or of all workers."""
+    """Loads and unloads models on request, in this process or in all workers."""
 
     def load(self, name: str) -> None:
         """Load the versions of a model that are to be served, even if they are loaded already. Raises NotFoundError if
         the repository has no such model, UnavailableError if the server is stopping, and ControlError if loading on
-        request is off, or a version cannot be loaded. The versions that served before then still serve."""
+        request is off, or a version cannot be loaded. After an error, the earlier versions serve as before."""
 
     def unload(self, name: str) -> None:
         """Take a model out of service. Raises NotFoundError if no such model is served, and otherwise the errors of

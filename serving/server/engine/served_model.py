@@ -34,7 +34,7 @@ class ServedModel:
     """One version of one model. The methods that models share with routes are documented in `Servable`."""
 
     def __init__(self, file: ModelFile, runtime: Runtime, config: ServerConfig, stamp: Stamp = ()) -> None:
-        """``runtime`` was loaded from the files of ``stamp``. ``config`` includes the model's own settings."""
+        """``runtime`` was loaded from files with this ``stamp``. ``config`` includes the model's own settings."""
         self.name = file.name
         self.version = str(file.version)
         self.stamp = stamp
@@ -200,7 +200,7 @@ def _require_fit(signature: Signature, inputs: Tensors, datatypes: Mapping[str, 
 
 def _require_fit_for_empty(signature: Signature, inputs: Tensors, no_empty_because: str, max_bytes: int) -> None:
     """Check a request in which at least one axis has size 0. ``max_bytes`` limits the size that a tensor would have if
-    its empty axes had size 1. ``no_empty_because`` says why no axis may have size 0; "" if an axis may."""
+    its empty axes had size 1. ``no_empty_because`` is why no axis may have size 0, or "" if size 0 is allowed."""
     # The sizes of named axes. ONNX Runtime's optimisations assume that all axes of one name have the same size.
     sizes: dict[str, int] = {}
     for spec in signature.inputs:

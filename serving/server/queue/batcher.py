@@ -12,13 +12,13 @@ policy:
    If several instances are free, and the measured service time shows that this is worthwhile, the queued calls are
    divided among these instances.
 3. Delay, off by default. With max_queue_delay, a batch that is not full is held back until one of its calls has waited
-   for the delay, or for half of the spare time before its deadline.
+   for the delay, or for half of the time that it can spare before its deadline.
 4. Admission. ``put`` refuses a call at once after ``close`` (UnavailableError), if max_queue_size calls wait
    (QueueFullError), or if, by the measured service time, the answer would miss its deadline (DeadlineError).
 5. Dropping. ``take`` leaves out calls that were cancelled or can no longer be computed in time, so that no computation
    is wasted. A call that would make the batch too slow for another call's deadline waits for the next batch.
-6. One outcome. Under the lock, ``cancel``, ``take`` and ``finish`` mark a call as done. The first of them to mark a
-   call gives the call its outcome.
+6. One outcome. Under the lock, ``cancel``, ``take`` and ``finish`` mark a call as done. The first of the three to mark
+   a call gives the call its outcome.
 
 If a batch fails, ``ServedModel.compute`` computes each of its calls once more, alone.
 """
@@ -34,12 +34,12 @@ from hangtag.serving.server.queue.call import Call
 from hangtag.serving.server.queue.service_time import ServiceTime
 
 RESERVED_SHARE = 0.2
-"""The batcher does not see the time before a call is read and after the answer is sent. This time is long while every
-instance is busy, so 20 % of the time to the deadline is reserved for it. Without a reserve, nearly every answer of an
-overloaded server would come just too late (studies/bench/README.md)."""
+"""The batcher does not see the time before a call is read and after the answer is sent. These times are long while all
+instances are busy, so 20 % of the time to the deadline is reserved for them. Without a reserve, nearly every answer of
+an overloaded server would come just too late (studies/bench/README.md)."""
 
 _WORTH_DIVIDING_SECONDS = 0.0005
-"""Queued calls are divided among free instances only if their batch then ends earlier by at least this time."""
+"""Queued calls are divided among free instances only if the last answer is then earlier by at least this time."""
 _DIVIDING_COST = 1.1
 """Queued calls are divided only if all parts together take at most this many times as long as one batch."""
 
@@ -113,7 +113,7 @@ class Batcher:
             if call.done:
                 return
             call.done = True
-            if call in self._queue:  # if the call is not queued, an instance computes it
+            if call in self._queue:  # otherwise, an instance already computes it
                 self._queue.remove(call)
                 self.waiting -= 1
                 self.queued_samples -= call.samples
@@ -145,8 +145,8 @@ class Batcher:
                 return batch
 
     def finish(self, batch: list[Call], seconds: float | None = None) -> list[Call]:
-        """Free the instance of ``batch``, the list object that ``take`` returned. ``seconds`` is its computing time
-        (None: it failed). Return the calls that were not cancelled in the meantime, which need an outcome."""
+        """Free the instance that computed ``batch``, the list object from ``take``. ``seconds`` is the computing time
+        (None: the batch failed). Return the calls that were not cancelled, which still need an outcome."""
         with self._lock:
             _, samples = self._computing.pop(id(batch))
             if seconds is not None:
@@ -188,7 +188,7 @@ class Batcher:
             self._ended.notify_all()
 
     def _ready_by(self, call: Call, deadline: float, now: float) -> float:
-        """Return when a call's batch must be finished. Raises DeadlineError if the batch would probably be late."""
+        """Return the time by which a call's batch must be finished. Raises DeadlineError if the call would be late."""
         predict = self._service_time.predict
         whole_batches, rest = divmod(self.queued_samples, self.max_batch_size)
         # If a whole batch already waits, this call's batch will be full too, because later calls join the batch.
@@ -214,12 +214,12 @@ class Batcher:
         """Return for how many more seconds the queued calls are held back, to fill the next batch."""
         if self._closed or self.queued_samples >= self.max_batch_size:
             return 0.0
-        held_until = min(call.held_until for call in self._queue)  # fast: the queued calls do not fill a batch
+        held_until = min(call.held_until for call in self._queue)  # a short loop: the calls do not fill a batch
         return max(0.0, held_until - self._clock())
 
     def _enough(self) -> int:
-        """Return the number of samples with which the next batch ends, if several calls are divided among the free
-        instances."""
+        """Return how many samples the next batch should have at most, which is less than ``max_batch_size`` if dividing
+        the queued calls among the free instances is worthwhile."""
         free, queued = self.instances - len(self._computing), self.queued_samples
         if free > 1:
             part = math.ceil(queued / free)

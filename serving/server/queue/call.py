@@ -62,9 +62,9 @@ class Call(ABC):
     enqueued: float
     """When the call was queued, in seconds on the monotonic clock."""
     held_until: float
-    """Until when the batcher may hold the call back to fill a batch."""
+    """The time until which the batcher may hold the call back to fill a batch."""
     ready_by: float
-    """When the call's batch must be finished, somewhat before the deadline; infinite without a deadline."""
+    """The time by which the call's batch must be finished, some time before its deadline; infinity if it has none."""
     queue_ns: int
     """Nanoseconds from ``enqueued`` until the call's batch was taken."""
     row: int
@@ -78,8 +78,8 @@ class Call(ABC):
     """Whether the call has an outcome, or a thread is about to give it one."""
     cancelled = False
     may_use_all_threads = True
-    """Whether all threads may compute the call if nothing else is being computed. False for a shadow's copies: on all
-    threads, a copy would delay calls that arrive in the meantime."""
+    """Whether all threads may compute the call if nothing else is being computed. False for a shadow's copies: a
+    copy that takes all threads would delay calls that arrive in the meantime."""
 
     def cancellation_error(self, now: float) -> ServerError:
         """Return the error for a call that its client cancels: DeadlineError at the deadline, else CancelledError."""
@@ -138,7 +138,7 @@ class Call(ABC):
 
 
 def answer(calls: Sequence[Call], outputs: Tensors, cost: BatchCost) -> None:
-    """Give the calls of a computed batch their rows. All calls of one class are answered together."""
+    """Give each call of a computed batch its rows of ``outputs``. All calls of one class are answered together."""
     kinds: set[type[Call]] = set(map(type, calls))
     for kind in kinds:
         kind.answer_batch(calls if len(kinds) == 1 else [call for call in calls if type(call) is kind], outputs, cost)

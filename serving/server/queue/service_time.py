@@ -9,10 +9,10 @@ FRESH_SECONDS = 1.0
 
 _NEWEST_SHARE = 0.2  # weight of the newest batch in the running mean of its size class
 _WEIGHT_DECAY = 0.98  # each size class keeps this share of its weight whenever a batch is observed
-_MIN_WEIGHT = 0.01  # the least weight of a size class, because a single class does not determine a slope
+_MIN_WEIGHT = 0.01  # the least weight of a size class, because the slope of the line needs two classes
 _STALL_FACTOR = 4.0
-"""A measured time is capped at this many times the mean of its size class, because the machine may have paused. The
-first time of a class is capped at this many times the predicted time."""
+"""A measured time is capped at this many times the mean of its size class, because the machine may have paused. In
+a class without a mean, the cap is this many times the predicted time."""
 
 
 class ServiceTime:
@@ -24,9 +24,9 @@ class ServiceTime:
         self._classes: dict[int, list[float]] = {}
         self._last_observed = -math.inf
         self.computing_since: float | None = None
-        """Since when batches have been computed without a pause; None while no batch is computed. The batcher sets this
-        time. Observations that were fresh at this time do not expire, because one batch may take longer than
-        FRESH_SECONDS."""
+        """The time since which batches have been computed without a pause; None while no batch is computed. The batcher
+        sets it. Observations that were younger than FRESH_SECONDS at this time stay in use, because one batch may take
+        longer than that."""
         self._fitted: tuple[float, float] | None = (0.0, 0.0)  # a and b; None if a batch was observed since the fit
 
     def observe(self, samples: int, seconds: float) -> None:
