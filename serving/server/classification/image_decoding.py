@@ -1,6 +1,6 @@
 """Decodes PNG, JPEG and WebP files to grey or colour with Pillow, within a limit on the memory that decoding takes.
-Pillow reads a file's header without decoding the picture. The size and the format determine how much memory decoding
-may take at most, which tests/serving/server/classification/test_decoding_memory.py measures."""
+Pillow reads a file's header without decoding the picture. The picture's size and format determine the maximum
+memory for decoding, which tests/serving/server/classification/test_decoding_memory.py measures."""
 
 import io
 import re
@@ -36,7 +36,7 @@ WAIT_SECONDS = 10.0
 """How long a large image waits for memory before it is refused."""
 
 _READERS: dict[bytes, type[ImageFile]] = {b"\x89P": PngImageFile, b"\xff\xd8": JpegImageFile, b"RI": WebPImageFile}
-"""A file's first two bytes -> Pillow's reader. Image.open would warn above the program-wide Image.MAX_IMAGE_PIXELS."""
+"""A file's first two bytes -> Pillow's reader. Image.open is avoided, as it warns above a pixel limit of its own."""
 
 _MAX_READS = 50_000
 """The largest number of pieces that Pillow may read from a file, about three for each chunk or segment. PNG encoders

@@ -1,8 +1,8 @@
 """Decides whether a loaded model's requests are batched: by the operator's setting, the export's check, or a trial.
 
 A file's axes do not show whether rows are independent. Softmax, a sum or a reversal along the first axis keeps that
-axis's name and size, but mixes up the answers of callers whose requests share a batch. So the same inputs are computed
-alone and in batches: thoroughly by the import, and briefly when the server loads a file that records no such check.
+axis's name and size, but mixes up the answers of callers whose requests share a batch. So a trial computes the same
+inputs alone and in batches. The import runs a long trial. The server runs a short one if the file records no check.
 """
 
 import math
@@ -33,7 +33,7 @@ class _Tolerance(NamedTuple):
 _TOLERANCES = {2: _Tolerance(1e-2, 1e-3), 4: _Tolerance(1e-3, 1e-5), 8: _Tolerance(1e-6, 1e-11)}
 """The tolerance for sums whose terms are added in a different order, by the size of a float in bytes."""
 _TOLERANCE_IN_8_BITS = _Tolerance(0.05, 0.05)
-"""A layer may round a sum to an adjacent one of 256 levels, and later layers increase this difference."""
+"""Rounding to 256 levels may move a sum to the next level, and later layers increase this difference."""
 _TOLERANCES_ON_GPUS = _TOLERANCES | {4: _TOLERANCES[2]}
 """For some batch sizes, CUDA multiplies FP32 in TF32 (with FP16's 10 bits of mantissa)."""
 _LEAST_SCALE = 1e-3  # smaller values may be rounding errors
@@ -46,9 +46,9 @@ _TEXT_FORMATS = ("text {}", "{}")  # tried in this order; some models accept onl
 
 
 class Extent(NamedTuple):
-    """The limits of a trial: the batch sizes, the number of different samples, and the largest number of lengths and of
-    values in an input (a file may declare axes that are too large for any memory). After ``seconds``, a trial tries
-    nothing more, but it always tries at least one length."""
+    """The limits of a trial: the batch sizes, the number of different samples, the number of lengths, and the number of
+    values in an input, because a file may declare axes that are too large for any memory. A trial stops after
+    ``seconds``, but always tries at least one length."""
 
     sizes: tuple[int, ...]
     samples: int = 7
@@ -82,14 +82,14 @@ def decide_batching(runtime: Runtime, max_batch_size: int = ServerConfig.max_bat
     if signature.batching_override:
         return Verdict(True, "--model-max-batch-size allows batching, so nothing was tried")
     if max_batch_size == 1:
-        return Verdict(True, "at most one sample is computed at once")
+        return Verdict(True, "at most one sample is computed at a time")
     if "gate" in signature.metadata and proves_batching(runtime.path):
         return Verdict(True, "batching was checked at the export")
     sizes = tuple(sorted({min(size, max_batch_size) for size in (2, 7, max_batch_size)}))
     try:  # 2**22 values of FP32 take 16 MiB, the default of --max-message-mib
         extent = Extent(sizes, samples=3, lengths=2, max_values=2**22, seconds=0.5)
         verdict = prove(runtime, None, runtime.operators, extent)
-        problem = "" if verdict.batched else f"tried rows alone and together: {verdict.why}"
+        problem = "" if verdict.batched else f"a trial compared single rows and batches: {verdict.why}"
     except InferenceError as error:
         problem = f"the model cannot be tried: {' '.join(str(error).split())[:300]}"
     if problem:
@@ -100,8 +100,8 @@ def decide_batching(runtime: Runtime, max_batch_size: int = ServerConfig.max_bat
 
 def prove(runtime: Runtime, obstacle: str | None, operators: Set[str], extent: Extent = THOROUGH) -> Verdict:
     """Run samples alone and in batches, at several lengths of the dynamic axes. Raises InferenceError if the model
-    fails on every synthetic input. ``obstacle`` is why the graph forbids batching; then the model runs only single
-    samples. The model's ``operators`` may have their domains as prefixes."""
+    fails on every synthetic input. ``obstacle`` is the reason, if any, why the graph forbids batching; then the
+    trial runs only single samples. The model's ``operators`` may have their domains as prefixes."""
     tolerances = _tolerances(runtime, operators)
     lengths: tuple[int, ...] = ()
     largest, telling = 0.0, False
@@ -128,8 +128,8 @@ def _trials(runtime: Runtime, extent: Extent) -> Iterator[tuple[int, list[Tensor
     """For each length at which the model runs, yield the length, samples, and the model's answer to each sample alone.
     Raises InferenceError if the model fails on every synthetic input.
 
-    The length is the size of all dynamic axes after the first axis, in the first input that has such axes. All inputs
-    after this one may need size 1 instead: in a recurrent state, the second axis may be the batch.
+    The length is the size of all dynamic axes after the first axis, in the first input that has such axes. If the model
+    fails, these axes of the other inputs get size 1: in a recurrent state, the second axis may be the batch.
     """
     signature = runtime.signature
     formats = _TEXT_FORMATS if any(spec.datatype == "BYTES" for spec in signature.inputs) else _TEXT_FORMATS[:1]
@@ -196,8 +196,8 @@ def _sample(
 
 
 def _tolerances(runtime: Runtime, operators: Set[str]) -> Mapping[int, _Tolerance]:
-    """Return the tolerances by a float's size in bytes. They are larger for layers that quantize to 8 bits, but not for
-    DynamicQuantize layers, whose scales make each row depend on the rest of the batch."""
+    """Return the tolerances by a float's size in bytes. A model that quantizes to 8 bits gets larger ones, unless it
+    has DynamicQuantize layers, whose scales make each row depend on the rest of the batch."""
     kinds = {operator.rpartition(".")[2] for operator in operators}
     in_8_bits = any(kind.startswith(("QuantizeLinear", "QLinear", "QGemm")) for kind in kinds)
     if in_8_bits and not any(kind.startswith("DynamicQuantize") for kind in kinds):

@@ -43,7 +43,7 @@ _FATAL = {
 
 _STANDARD = ("", "ai.onnx.ml")
 # Outside the ONNX standard, only these operators are admitted. Quantized and optimised files use these operators. Many
-# other operators, including transformer attention, are fatal.
+# other operators, including transformer attention, crash on empty tensors.
 _TRIED = {
     f"com.microsoft.{name}"
     for name in (
@@ -53,7 +53,7 @@ _TRIED = {
         *("QLinearWhere", "QuantizeLinear", "QuickGelu"),
     )
 }
-# These operators crash only on an empty kernel or limit tensor. In a model with one input, both are constants.
+# These operators crash only if their kernel or limit is empty. In a model with one input, both are constants.
 _PARAMETRIC = {"Conv", "ConvInteger", "NonMaxSuppression", "QLinearConv", "com.microsoft.FusedConv"}
 
 _lock = threading.Lock()
@@ -69,7 +69,7 @@ _COPY = (
 
 
 class Gpu(NamedTuple):
-    """The GPU that computes, and the limit in MiB on a model's arena in its memory (0: no limit)."""
+    """The GPU that computes, and the limit in MiB on a model's arena in the GPU's memory (0: no limit)."""
 
     device_id: int = 0
     mem_limit_mib: int = 0
@@ -148,11 +148,11 @@ class SessionOpener:
 
 
 class _PinnedSession(onnxruntime.InferenceSession):  # type: ignore[misc]  # the base class has no types
-    """A session whose threads, including the thread that calls ``run``, run on a CPU each. Otherwise the kernel often
-    runs two of them on one CPU for milliseconds while another CPU is idle."""
+    """A session whose threads, including the thread that calls ``run``, each have a CPU of their own. Otherwise the
+    kernel often runs two threads on one CPU for milliseconds while another CPU is idle."""
 
     cpus: list[int]
-    """All CPUs of the process. The thread that calls ``run`` takes the first one."""
+    """All CPUs of the process. The thread that calls ``run`` uses the first CPU."""
 
     def run(self, *arguments: Any) -> Any:
         _move_this_thread(self.cpus[:1])
@@ -230,9 +230,9 @@ def no_empty_tensor_because(operators: Set[str], signature: Signature, provider:
 
 
 def shrink_arena() -> None:
-    """Free the part of the arena that no session uses now, in less than 1 ms. Each new version of a model leaves holes
-    into which the next large batch does not fit, so a server whose models are replaced again and again would grow for
-    hours. ONNX Runtime frees memory only at the end of a computation whose options request this."""
+    """Free the part of the arena that no session uses now, in less than 1 ms. Each new version of a model leaves free
+    gaps that are too small for the next large batch, so the arena of a server whose models are replaced again and again
+    would grow for hours. ONNX Runtime frees memory only at the end of a computation whose options request this."""
     options = onnxruntime.RunOptions()
     options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
     with _lock:
@@ -242,7 +242,7 @@ def shrink_arena() -> None:
 
 @cache
 def _shared_arena() -> onnxruntime.InferenceSession:
-    """Register one memory pool ("arena") for all sessions, once, and return a session that only copies a number.
+    """Register a memory pool ("arena") for all sessions, once. Return a session that only copies a number in this pool.
     Callers must hold ``_lock``. The pool grows by the requested size (kSameAsRequested, 1), because doubling would keep
     unused memory."""
     onnxruntime.create_and_register_allocator(

@@ -28,12 +28,12 @@ from hangtag.serving.server.runtime.inference_session import (
 )
 from hangtag.serving.signature import Signature, TensorSpec
 
-# In every run ONNX Runtime's recurrent CUDA kernels copy sequence lengths from the host. No CUDA graph can hold a copy
+# ONNX Runtime's recurrent CUDA kernels copy sequence lengths from the host in every run. No CUDA graph can hold a copy
 # from the host.
 _RECURRENT = {"LSTM", "GRU", "RNN"}
 
 _TOLERANCE = 0.01  # wide, because the check looks for wrong rows, not for differences in rounding
-_GRAPHS_GAIN = 0.95  # share of the time without graphs; the time with graphs includes the hand-over to a thread
+_GRAPHS_GAIN = 0.95  # graphs are used if they take less than this share of the time without graphs
 _CHECKS = 2  # because a graph that always reads the inputs of its capture would pass a single check
 _RUNS = 7
 _ENOUGH_SECONDS = 0.03  # the time for measuring each way to compute a batch, short so that the server starts soon
@@ -121,7 +121,7 @@ def _pinned_inputs(model: Model, largest: int) -> Compute:
 
 def _captured_graph(model: Model, size: int, number: int) -> Compute:
     """Return a function that computes batches of at most ``size`` samples with CUDA graph ``number``. The first runs
-    capture the graph, so the buffers' addresses never change. A smaller batch is padded."""
+    capture the graph with the buffers' addresses, which therefore never change. A smaller batch is padded."""
 
     def on_device(spec: TensorSpec) -> onnxruntime.OrtValue:
         shape, kind = shape_of(spec, size), dtype_of(spec).type
@@ -182,10 +182,10 @@ def pinned_inputs(model: Model, largest: int, instances: int) -> Buffers:
 
 def graphs(model: Model, opener: SessionOpener, sizes: Sequence[int]) -> Buffers:
     """Return CUDA graphs for these batch sizes, in a separate session. Raises ModelLoadError if the provider or the
-    model is known not to capture graphs."""
+    model is known not to support graphs."""
     provider = model.session.get_providers()[0]
     if provider != CUDA:
-        raise ModelLoadError(f"only {CUDA} has CUDA graphs, not {provider}")
+        raise ModelLoadError(f"only {CUDA} supports CUDA graphs, not {provider}")
     recurrent = sorted(_RECURRENT & operators(model.session))
     if recurrent:
         raise ModelLoadError(f"the model has {', '.join(recurrent)}, which reads the host's memory in every run")
@@ -219,7 +219,7 @@ def verify(buffers: Buffers, signature: Signature, compute: Compute) -> None:
 
 
 def require_faster(graphs: Buffers, other: Buffers, signature: Signature) -> None:
-    """Raise ModelLoadError unless one batch of each size takes less than _GRAPHS_GAIN of the time of ``other``."""
+    """Raise ModelLoadError unless ``graphs`` need less than _GRAPHS_GAIN of ``other``'s time for all batch sizes."""
     batches = [random_batch(signature, size, seed=0) for size in graphs.sizes]
     seconds = (sum(_shortest(each.run, inputs) for inputs in batches) for each in (graphs, other))
     if not next(seconds) < _GRAPHS_GAIN * next(seconds):

@@ -63,7 +63,7 @@ class Runtime:
             provider: ``cpu``, ``cuda`` or ``tensorrt``; or ``auto``: CUDA if it is available, else the CPU.
             threads: ONNX Runtime's intra_op_num_threads.
             batching_override: Whether requests may be batched, whatever the file says; None if the file decides.
-            opener: Opens all sessions of the file, for tests.
+            opener: Opens the sessions of the file; only tests pass their own.
         """
         gpu = gpu or Gpu()
         self.threads = threads
@@ -87,7 +87,7 @@ class Runtime:
         self.signature = read_signature(self._session, path, batching_override)
         self.operators = operators(self._session)
         self.no_empty_because = no_empty_tensor_because(self.operators, self.signature, self.provider)
-        """Why no axis of an input may have size 0; empty if an axis may have size 0."""
+        """The reason why no axis of an input may have size 0; "" if size 0 is allowed."""
         self._device = ("cpu", 0) if self.on_cpu else ("cuda", gpu.device_id)
         self._output_names = [spec.name for spec in self.signature.outputs]
         self._binding_lock = threading.Lock()
@@ -102,8 +102,8 @@ class Runtime:
         return self._more_threads if self._tuner is not None and self._tuner.uses_second else self.threads
 
     def run(self, inputs: Tensors, *, alone: bool = False) -> dict[str, Array]:
-        """Compute every output of a batch, from an array for each input. With ``alone``, no other batch of any model
-        waits or is being computed, so that a session with more threads may be used.
+        """Compute every output of a batch, from an array for each input. ``alone`` states that no other batch of any
+        model waits or is being computed, so that a session with more threads may be used.
 
         Raises:
             InvalidValuesError: ONNX Runtime refuses the inputs, or fails with them although it can compute zeros.
@@ -149,7 +149,7 @@ class Runtime:
 
     def allow_more_threads(self, threads: int, is_unchanged: Callable[[], bool]) -> None:
         """Use this many threads for a batch while no other batch is computed, if that is faster (see `session_tuner`).
-        ``is_unchanged`` returns whether the model's files have not changed since this runtime loaded them."""
+        ``is_unchanged`` returns False if the model's files have changed since this runtime loaded them."""
         opener = self._opener  # if the function referred to ``self``, an unclosed model would stay in memory
 
         def open_second() -> onnxruntime.InferenceSession:
@@ -192,7 +192,7 @@ class Runtime:
             self.notes["not_page_locked"] = memory.problem
 
     def close(self) -> None:
-        """Free the memory of the sessions, when nothing is computed any more. A second call does nothing."""
+        """Free the memory of the sessions, which must not be computing a batch. A second call does nothing."""
         self._session = self._tuner = self._buffers = None
 
     def _compute_bound(self, buffers: io_binding.Buffers, inputs: Tensors) -> dict[str, Array]:
@@ -203,7 +203,7 @@ class Runtime:
             # ONNX Runtime raises the same exceptions for a failed binding and for bad inputs. Running the session shows
             # the cause: if the session fails too, the inputs are at fault and the binding stays in use.
             outputs = self._run_session(inputs)
-            with self._binding_lock:  # other threads' batches may fail too, until they see that the buffers are gone
+            with self._binding_lock:  # other threads may fail too, until they see that the buffers are gone
                 self.io_binding_failures += 1
                 first = self._buffers is not None
                 self._buffers = None
@@ -217,8 +217,8 @@ class Runtime:
         return dict(zip(self._output_names, outputs, strict=True))
 
     def _only_these_inputs_fail(self, error: Exception) -> bool:
-        """Whether the model still computes zeros. ONNX Runtime has no specific exception for sizes and values that do
-        not fit together, such as two shapes in an addition."""
+        """Whether the model can still compute a batch of zeros. ONNX Runtime has no specific exception for sizes and
+        values that do not fit together, such as two shapes in an addition."""
         if "alloc" in str(error):  # no memory was left, so the model might fail for other inputs too
             return False
         try:

@@ -37,15 +37,15 @@ Compute: TypeAlias = Callable[[InferenceSession], dict[str, Array]]
 
 
 class SequentialSessionTuner:
-    """Chooses the session for a batch while no other batch is computed, and therefore need not be thread-safe."""
+    """Chooses a session for batches that are computed one at a time, and therefore need not be thread-safe."""
 
     def __init__(self, path: Path, first: InferenceSession, open_second: Callable[[], InferenceSession]) -> None:
-        """Start with the session that computes all other batches. ``open_second`` opens the session with more threads,
-        on another thread, and may raise any exception."""
+        """Start with ``first``, the session that computes all other batches. ``open_second`` opens the session with
+        more threads, on another thread, and may raise any exception."""
         self.session = first
         """The session that computes such a batch while ``settled`` is above 0."""
         self.settled = 0
-        """How many more such batches ``session`` computes before ``compare`` is called. The caller counts down."""
+        """How many more such batches ``session`` computes before ``compare`` is called. The caller reduces it."""
         self._path = path
         self._first = first
         self._open_second = open_second
@@ -60,7 +60,7 @@ class SequentialSessionTuner:
         return self.session is not self._first
 
     def compare(self, compute: Compute) -> dict[str, Array]:
-        """Compute a batch while ``settled`` is 0; the sessions take turns. Raises only errors of the first session."""
+        """Compute a batch while ``settled`` is 0; the sessions take turns. Raises no error of the second session."""
         second, (first_times, second_times) = self._second, self._times
         if second is not None and len(second_times) < len(first_times):
             return self._try_second(compute, second)
@@ -97,7 +97,7 @@ class SequentialSessionTuner:
                 self._use_first()
             else:
                 if not self.uses_second:
-                    log.info("batches computed alone use more threads", file=str(self._path), share=round(share, 2))
+                    log.info("a batch that runs alone uses more threads", file=str(self._path), share=round(share, 2))
                 self.session, self.settled, self._times = second, _SETTLED_BATCHES, ([], [])
         return outputs
 

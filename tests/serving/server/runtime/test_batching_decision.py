@@ -14,9 +14,9 @@ from hangtag.serving.server.runtime.session import Runtime
 from tests.kit import onnx_file, onnx_models, shipped, unbatchable_models
 from tests.kit.onnx_models import from_text
 
-DIFFERS = "tried rows alone and together: 'y' of the same input differs between a batch of 1 and a batch of "
+DIFFERS = "a trial compared single rows and batches: 'y' of the same input differs between a batch of 1 and a batch of "
 
-UNSTEADY = "tried rows alone and together: the same input gets a different answer each time"
+UNSTEADY = "a trial compared single rows and batches: the same input gets a different answer each time"
 
 
 class CountingRuntime(Runtime):
@@ -99,8 +99,8 @@ def lookup_of_one_value() -> onnx.ModelProto:
 @pytest.mark.parametrize(
     ("make", "why"),
     [
-        (constant, "tried rows alone and together: all synthetic inputs get the same answer"),
-        (unbatchable_models.at_most_32, "tried rows alone and together: a batch of 64 fails: "),
+        (constant, "a trial compared single rows and batches: all synthetic inputs get the same answer"),
+        (unbatchable_models.at_most_32, "a trial compared single rows and batches: a batch of 64 fails: "),
         (lookup_of_one_value, "the model cannot be tried: the model fails on every synthetic input; the last error: "),
         (
             unbatchable_models.of_a_huge_picture,
@@ -119,7 +119,7 @@ def test_a_model_of_which_nothing_is_proven_is_not_batched(
 def test_nothing_is_tried_where_the_operator_decides_or_nothing_can_be_joined(tmp_path: Path) -> None:
     for override, max_batch_size, why in (
         (True, 64, "--model-max-batch-size allows batching, so nothing was tried"),
-        (None, 1, "at most one sample is computed at once"),
+        (None, 1, "at most one sample is computed at a time"),
     ):
         runtime = load(tmp_path / str(override), unbatchable_models.softmax(), override=override)
         assert decide_batching(runtime, max_batch_size).why == why

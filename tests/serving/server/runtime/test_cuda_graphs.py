@@ -23,7 +23,7 @@ def doubled(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("name", "provider", "reason"),
     [
-        ("cnn", "CPUExecutionProvider", "only CUDAExecutionProvider has CUDA graphs, not CPUExecutionProvider"),
+        ("cnn", "CPUExecutionProvider", "only CUDAExecutionProvider supports CUDA graphs, not CPUExecutionProvider"),
         ("lstm", "CUDAExecutionProvider", "the model has LSTM, which reads the host's memory in every run"),
     ],
 )

@@ -137,4 +137,4 @@ def test_a_model_whose_rows_depend_on_each_other_is_not_batched_and_says_why(tmp
             else:
                 assert (batches, config.max_batch_size) == ([2] * 5, 0)
                 why = config.parameters["unbatched_because"].string_value
-                assert why.startswith("tried rows alone and together: 'y'")
+                assert why.startswith("a trial compared single rows and batches: 'y'")
