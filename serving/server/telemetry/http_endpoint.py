@@ -75,8 +75,8 @@ class MetricsServer(ThreadingHTTPServer):
         self._thread.start()
 
     def get_request(self) -> tuple[socket.socket, Any]:
-        """Accept a connection. Pause if the system has no file descriptor or no memory for it: the connection stays in
-        the kernel's queue, so without a pause the thread would spin."""
+        """Accept a connection. Pause if the system has no file descriptor or memory for the connection, which stays in
+        the kernel's queue: without a pause, the thread would spin."""
         try:
             return self.socket.accept()[0], ("", 0)  # a peer on a Unix socket has no address
         except OSError as error:

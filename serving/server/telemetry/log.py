@@ -22,7 +22,7 @@ PERIOD = 10.0
 """In this many seconds, only a limited number of lines (the burst) is written for one event. The event's first line
 after that says how many lines were dropped."""
 INFO_BURST = 5
-"""The lines per period of an event that reports no problem. For a problem, `Limits.log_burst` is the number."""
+"""The burst for an event that reports no problem. The burst for a warning or an error is `Limits.log_burst`."""
 
 _LONGEST_VALUE = 2000
 """The maximum number of characters of a value that are written."""
@@ -84,7 +84,7 @@ class _Writer:
     """Writes to standard error. Ignores failures, because a closed pipe or a full disk must not fail a call."""
 
     def write(self, text: str) -> None:
-        # sys.stderr is looked up at each call, because it may be replaced. If it is None, this raises AttributeError.
+        # Look up sys.stderr at each call, because a program may replace it, even by None (AttributeError).
         with contextlib.suppress(OSError, ValueError, AttributeError):
             sys.stderr.write(text)
             sys.stderr.flush()
@@ -93,8 +93,8 @@ class _Writer:
 
 
 def _without_values(record: logging.LogRecord) -> dict[str, str]:
-    """Return a record's format, and the type and the place of its exception. A message without arguments may already
-    contain values, and so may an exception's message, so neither message is written."""
+    """Return a record's message format, and the type and source line of its exception. A message without
+    arguments may already contain values, and so may an exception's message, so neither message is written."""
     fields = {"reason": str(record.msg)} if record.args else {}
     error = record.exc_info[1] if record.exc_info else None
     if error is not None:
@@ -142,6 +142,6 @@ def configure_log(**common: object) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        # One write per line, newline included, because workers share the file.
+        # Write each line together with its newline, because workers share the file.
         logger_factory=structlog.WriteLoggerFactory(cast(TextIO, _Writer())),
     )

@@ -1,5 +1,5 @@
 """Counts what one version of a model has computed since it was loaded, so that the counts of several processes add up.
-The counts are Triton's, but Triton lacks the histograms."""
+Triton has the same counts, but no histograms."""
 
 import threading
 import time
@@ -13,14 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 _COUNT_FROM = 256
-"""Recorded batches are counted when there are this many, or earlier if the counters are read."""
+"""Batches are recorded first, and counted when this many are recorded or the counters are read."""
 
 SECONDS_BOUNDS = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 BATCH_SIZE_BOUNDS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
 
 
 def first(one: Any, other: Any) -> Any:
-    """Merge a field that is no count: return the first process's value, or the second's if the first is None."""
+    """Merge a field that is not a count: return the first process's value, or the second's if the first is None."""
     return other if one is None else one
 
 
@@ -78,12 +78,12 @@ _NO_SECONDS, _NO_BATCHES = BucketHistogram.of(SECONDS_BOUNDS), BucketHistogram.o
 
 
 class StageTimings(NamedTuple):
-    """The samples of a request that one member of a route answered, and how long each step took."""
+    """The part of a request to a route that one member answered, and how long each step took."""
 
     member: str
     """The member's name, NAME or NAME@VERSION, as in the route's file."""
     rows: tuple[int, ...]
-    """Indices, in the request, of the samples that the member got."""
+    """The indices of the member's samples in the request."""
     queue_ns: int
     compute_ns: int
     batch_size: int
@@ -116,7 +116,7 @@ class BatchCost(NamedTuple):
     batch_size: int
     calls: int = 1
     member: str = ""
-    """The member's name, if the calls are to a route and one member alone answered them."""
+    """The name of the route's member, if one member alone answered the calls to a route."""
 
     @property
     def compute_ns(self) -> int:
@@ -143,8 +143,8 @@ class BatchCounters(Mergeable):
 @dataclass(frozen=True)
 class Counters(Mergeable):
     """The counters of one version at one moment: of samples (inference_count), batches (execution_count, batch_sizes)
-    and requests (all other durations and histograms). ``fail`` covers requests that ended with an error, and all others
-    cover answered requests. last_inference_ms is Unix time. The keys of ``batches`` are batch sizes."""
+    and requests (all other durations and histograms). ``fail`` counts requests that ended with an error, and the others
+    count answered requests. last_inference_ms is Unix time. The keys of ``batches`` are batch sizes."""
 
     inference_count: int = 0
     execution_count: int = 0
@@ -172,7 +172,7 @@ class ModelStatistics:
         self.last_inference_ns = 0
         """When the last batch was computed, in nanoseconds of Unix time; 0 before the first."""
         self._fails = self._fail_ns = 0
-        self._counters = Counters()  # all counters but those of recorded batches and failures
+        self._counters = Counters()  # without the recorded batches and the failures
 
     def record_batch(self, queue_ns: Sequence[int], cost: BatchCost) -> None:
         """Count a computed batch. ``queue_ns`` says how long each request of the batch waited."""
@@ -201,7 +201,7 @@ class ModelStatistics:
 
 
 def _counters(batches: Sequence[tuple[Sequence[int], BatchCost]]) -> Counters:
-    """Count computed batches. Each item is how long each request of a batch waited, and the cost of the batch. A
+    """Count computed batches. Each item has the waiting time of each request of a batch, and the cost of the batch. A
     request's durations are those of its whole batch, because the request takes as long as the batch."""
     requests = np.array([len(waits) for waits, _ in batches])
     queue_ns = np.array([ns for waits, _ in batches for ns in waits])

@@ -59,7 +59,7 @@ def exposition(state: Callable[[], ServerState], accept: str) -> tuple[bytes, st
 
 
 def _with_zeros(state: ServerState) -> ServerState:
-    """Add zeros for failures and loads that alerts watch but that have not happened yet."""
+    """Add zeros for the failures and loads that alerts watch, if none has happened yet."""
     none = BucketHistogram.of(SECONDS_BOUNDS)
     served = [version for version in state.versions if version.state == READY]
     failures = {(version.name, version.version, code): none for version in served for code in _ALERTED_CODES}
@@ -76,7 +76,7 @@ def _triton(served: list[VersionState], state: ServerState) -> Iterator[Metric]:
         return metric
 
     yield metric("nv_inference_request_success", "Requests answered", lambda version: version.counters.success.count)
-    failed = Metric("nv_inference_request_failure", "Requests that ended with an error, by Triton's reasons", "unknown")
+    failed = Metric("nv_inference_request_failure", "Failed requests, by the reasons that Triton defines", "unknown")
     sums: Counter[tuple[str, str, str]] = Counter()
     for (model, version, code), histogram in state.failures.items():
         sums[model, version, _REASONS.get(code, "OTHER")] += histogram.count
@@ -137,7 +137,7 @@ def _routes(served: list[VersionState]) -> Iterator[Metric]:
     samples = CounterMetricFamily("hangtag_route_samples", "Samples that a route's member answered", labels=labels)
     low_confidence = CounterMetricFamily(
         "hangtag_route_unsure_samples",
-        "Samples with a low-confidence answer, because the queue of the cascade's next member refused the sample",
+        "Samples that kept a low-confidence answer, because the queue of the cascade's next member refused them",
         labels=_MODEL,
     )
     expected = GaugeMetricFamily(

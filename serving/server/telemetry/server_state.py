@@ -32,7 +32,7 @@ class StageCounts(Mergeable):
 
 @dataclass(frozen=True)
 class ShadowCounts(Mergeable):
-    """How many copies of requests a route's shadow got, and how the shadow's answers compare with the callers'."""
+    """How many copies of requests a route's shadow got, and how its answers compare with those that callers got."""
 
     compared: int = 0
     skipped: int = 0
@@ -65,7 +65,7 @@ def _worse(one: str, other: str) -> str:
 
 @dataclass(frozen=True)
 class VersionState(Mergeable):
-    """One version of a model: whether and how it serves, or the ``reason`` why it does not serve, and its counters."""
+    """One version of a model: its state (with the ``reason`` if it does not serve), how it serves, and its counters."""
 
     name: str
     version: str
@@ -189,7 +189,7 @@ class RouteStatistics:
             self._counts = replace(self._counts + zeros, expected_escalation_rate=zeros.expected_escalation_rate)
 
     def record(self, key: StageKey, samples: int) -> None:
-        """Count one request's samples that a member answered, in a stage that ``begin`` has started."""
+        """Count the samples that a member answered for one request, in a stage that ``begin`` has started."""
         counts = self._stages[key]
         with self._lock:
             counts[0] += 1
