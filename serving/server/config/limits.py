@@ -18,20 +18,20 @@ class Limits:
     worker_hang_seconds: float = 60.0
     """A worker that has not answered for this long is killed and replaced."""
     worker_answer_seconds: float = 5.0
-    """How long the supervisor waits for the answer of a worker, which may hang. It then continues without it."""
+    """How long the supervisor waits for a worker's answer before it continues without one, as the worker may hang."""
     worker_restart_seconds: float = 0.1
     """The delay before a worker is replaced. The delay doubles each time another worker in succession ends early."""
     worker_stable_seconds: float = 60.0
     """A worker that ran for fewer seconds than this has ended early."""
     worker_attempts: int = 5
-    """The supervisor gives up after this many replacements in a row that ended before they listened."""
+    """The supervisor gives up after this many replacements in succession, if each of them ended before it listened."""
 
     shadow_share_of_time: float = 0.1
     """The largest share of the time in which a route's shadow may compute copies of requests."""
 
     max_streams: int = 1000
     """The maximum number of open inference streams over gRPC. A stream's requests and answers may take about as much
-    memory as one message of the maximum size, plus the data being sent (docs/reference/limits.md lists what else)."""
+    memory as one message of the maximum size, plus the data being sent (docs/reference/limits.md lists the rest)."""
     max_watches: int = 1000
     """The maximum number of open Watch streams of gRPC's health service. Watch streams need no token, so without a
     limit anybody could fill the memory."""
@@ -64,7 +64,7 @@ class Limits:
 
 
 class ReplacementPolicy:
-    """Decides when an ended worker or Envoy is replaced, and when its supervisor gives up. Not thread-safe."""
+    """Decides when a worker or Envoy that has ended is replaced, and when its supervisor gives up. Not thread-safe."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -72,7 +72,7 @@ class ReplacementPolicy:
         self._attempts = 0
 
     def on_listening(self) -> None:
-        """Forget the failed replacements. Call this method once a process is listening."""
+        """Forget the failed replacements. Call this method as soon as a process listens."""
         self._attempts = 0
 
     def delay_after(self, lifetime: float, *, failed: bool) -> float | None:

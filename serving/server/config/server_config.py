@@ -77,12 +77,12 @@ class ServerConfig(Settings):
 
     @property
     def instance_count(self) -> int:
-        """The number of instances. With two or more CPUs, the default is 2: one computes while one gathers a batch."""
+        """The number of instances. The default on several CPUs is 2: one computes while the other's batch fills."""
         return self.instances or min(2, usable_cpus())
 
     @property
     def http_bodies_bytes(self) -> int:
-        """``max_http_bodies_mib`` in bytes. If it is 0, there is room for 16 messages of the largest size."""
+        """``max_http_bodies_mib`` in bytes. If the setting is 0, there is room for 16 messages of the largest size."""
         return (self.max_http_bodies_mib or _LARGEST_BODIES * self.max_message_mib) << 20
 
     @property

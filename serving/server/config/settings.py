@@ -17,7 +17,7 @@ OFF = -1
 
 @dataclass(frozen=True)
 class Settings:
-    """What an operator may set. The help text of a setting says what the setting is for."""
+    """The settings that an operator may change, each with its help text."""
 
     models: Path = setting(
         Path("models"),

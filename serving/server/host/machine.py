@@ -16,7 +16,7 @@ _CGROUP = Path("/sys/fs/cgroup")
 # Garbage is collected after this many new objects. Python's default is 700, which every burst of calls reaches.
 _COLLECT_FROM = 10_000
 _SPARE = 256
-"""Number of open files in addition to connections: models, libraries, event loops, pipes, connections for metrics."""
+"""The number of file descriptors that a process needs in addition to connections, for example for libraries."""
 
 
 def usable_cpus(cgroup: Path = _CGROUP) -> int:
@@ -65,7 +65,7 @@ def raise_open_files_limit(connections: int, *, exposed: bool) -> None:
         limit = soft
     enough = needed if exposed else _SPARE
     if limit < enough:
-        takes = "--max-connections needs: lower that, or" if exposed else "a server without connections needs:"
+        takes = "--max-connections needs: lower this option, or" if exposed else "a server without connections needs:"
         log.warning(
             f"the limit on open files is below what {takes} raise the limit (ulimit -n)", limit=limit, needed=enough
         )

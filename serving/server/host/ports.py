@@ -40,8 +40,8 @@ def bind(host: str, port: int, option: str, *, shared: bool = False) -> socket.s
     """Return a socket that is bound to a port, or to any free port for 0, and does not listen yet. Raises StartError if
     the port is taken or privileged, or the host is not an address of this machine.
 
-    ``option`` is the purpose of the port: GRPC, HTTP or METRICS. A ``shared`` port is shared, by SO_REUSEPORT, with the
-    server's other workers or its Envoy.
+    ``option`` is the purpose of the port: GRPC, HTTP or METRICS. If ``shared``, the server's other workers or its
+    Envoy may also listen on the port, by SO_REUSEPORT.
     """
     bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

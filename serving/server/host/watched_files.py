@@ -24,7 +24,7 @@ some file systems, a rename changes none of these four values, so the stamp also
 """
 
 LARGEST_BYTES = 1 << 20
-"""Size limit of a file that is read here, which holds certificates, a key or tokens."""
+"""The size limit of a file of certificates, keys or tokens."""
 
 
 class WatchedFiles(Generic[T]):
@@ -33,7 +33,7 @@ class WatchedFiles(Generic[T]):
 
     def __init__(self, what: str, paths: Sequence[Path], read: Callable[[], T], check_seconds: float) -> None:
         """Read the files, and check them again at most every ``check_seconds``. ``read`` returns the value, and raises
-        StartError if the files are not valid. ``what`` is the log's plural noun for the files."""
+        StartError if the files are not valid. In the log, the files are called ``what``, a plural noun."""
         self._what = what
         self._paths = tuple(paths)
         self._read = read
@@ -63,8 +63,8 @@ class WatchedFiles(Generic[T]):
         except StartError as error:
             failure = error
         if stamp_of(*self._paths) != stamp:
-            return  # the files changed while they were read, so what was read may mix old and new
-        # Also set after a failure, so that it is logged once, and the files are not read again until they change.
+            return  # the files changed while they were read, so the value may mix old and new contents
+        # Set the stamp after a failure too: the failure is logged once, and the files are read again if they change.
         self._stamp = stamp
         if failure is not None:
             log.warning(f"{self._what} not reloaded; the previous contents stay in use", reason=str(failure))

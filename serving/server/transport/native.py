@@ -40,7 +40,7 @@ log = structlog.get_logger()
 _METHODS = (MODEL_INFER, CLASSIFY)
 """The methods that this transport serves. The library identifies a method by its index in this list."""
 _INFER_ID = _METHODS.index(MODEL_INFER)
-_MAX_EVENTS = 256  # that are taken from the library in one step
+_MAX_EVENTS = 256  # the most events that are taken from the library at a time
 _TIMEOUT_HEADER = "grpc-timeout"
 """The library reads the deadline from this header. The key of a call's event is the header's value, as bytes. Without
 the header, the key is the caller's address, a str. If the library cannot parse the value, the call has no deadline."""

@@ -30,7 +30,7 @@ _MAX_HEAD = 1024  # bytes
 
 def parse_message(parse: Callable[[bytes], T], message: object, method: str) -> T:
     """Parse a message with its FromString. Raises InvalidRequestError if the bytes are not a message of this method, or
-    if the caller sent no message (then ``message`` is not bytes)."""
+    if ``message`` is not bytes, because the caller sent no message."""
     if not isinstance(message, bytes):
         raise InvalidRequestError("the call has no message, and its method needs a message")
     try:
@@ -157,7 +157,7 @@ def _head_of(request: pb.ModelInferRequest, message: bytes) -> bytes | None:
         return None
     (raw,) = request.raw_input_contents
     field = pb.ModelInferRequest(raw_input_contents=[raw]).SerializeToString()
-    # If the bytes before this field are a complete message, this field is the last one of the whole message.
+    # If a complete message remains without these last bytes, the contents are the last field of the message.
     try:
         rest = pb.ModelInferRequest.FromString(message.removesuffix(field))
     except DecodeError:

@@ -3,7 +3,7 @@
 A client sends the same kind of request again and again: the same model, input, datatype and shape, then 784 different
 bytes. Such requests have the same *head*: the bytes before the tensor. A *plan* keeps the result of parsing and
 checking one head. For the next message with that head, the plan gives the inputs without parsing, and joins the
-response from parts that were serialized once. The response is exactly the codec's.
+response from parts that were serialized once. The codec would build the same bytes.
 
 A request gets a plan only if the head determines the request's meaning: the message has one input of a fixed-size
 datatype, as raw contents at its very end, and no id or parameters. A plan is valid until the served models change.
@@ -30,7 +30,7 @@ from hangtag.serving.signature import TensorSpec
 log = structlog.get_logger()
 
 MAX_PLANS = 256
-BY_VALUE = frozenset(tensors.DTYPES) - {"BOOL", "BYTES"}  # datatypes whose arrays are the raw bytes themselves
+BY_VALUE = frozenset(tensors.DTYPES) - {"BOOL", "BYTES"}  # datatypes whose raw bytes need no conversion
 TIMEOUT = "timeout"  # Triton's parameter: the microseconds that a request may take after it is read
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -44,7 +44,7 @@ class Plan:
     """The result of parsing and checking the first request that has a certain head, for one version of a model."""
 
     def __init__(self, call: TransportCall, model: Servable, specs: Sequence[TensorSpec], make: MakeHeads) -> None:
-        """Take the results from a call that has one input and was admitted. ``specs`` are the requested outputs."""
+        """Copy the parsed and checked values of an admitted, one-input call. ``specs`` are the requested outputs."""
         self.model_name, self.model_version, self.epoch = call.model_name, call.model_version, call.epoch
         self.model = model
         self.samples, self.batch_key = call.samples, call.batch_key
@@ -86,8 +86,8 @@ class Plan:
         return b"".join([head + array.tobytes() for head, array in zip(heads, arrays, strict=True)])
 
     def responses(self, calls: Sequence[TransportCall], outputs: Tensors, cost: BatchCost) -> list[bytes] | None:
-        """Return the serialized responses to calls of one batch, or None if each response must be built separately:
-        tracing records a span for each response, and large responses are encoded on a thread."""
+        """Return the serialized responses to calls of one batch. Return None if each response must be built separately,
+        because tracing records a span for it, or because it is large, and a thread must encode it."""
         if calls[0].intake.tracing is not None:
             return None
         alone = cost.calls == 1  # a batch of one call need not be split into rows
@@ -128,7 +128,7 @@ class Plan:
 
 
 class Plans:
-    """The plans of one transport, by the head of their requests. Thread-safe."""
+    """Maps the head of a request to its plan, for one transport. Thread-safe."""
 
     def __init__(self) -> None:
         self._keeping = threading.Lock()

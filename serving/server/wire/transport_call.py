@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from hangtag.serving.server.wire.plans import Plan
 
 LARGE_MESSAGE = 64 * 1024
-"""A thread decodes a request of at least this many bytes, and encodes an answer of this size. Python converts strings
+"""Requests and answers of at least this many bytes are decoded and encoded on separate threads. Python converts strings
 one by one, which takes a second for the largest message."""
 STREAMS = (
     MODEL_STREAM_INFER,
@@ -47,8 +47,8 @@ class TransportCall(Call):
     """See `Origin`, which also describes the metadata."""
     metadata: Metadata
     epoch: int
-    """The engine's epoch before the model was looked up, so that a `Plan` is not valid if the model is replaced in the
-    meantime."""
+    """The engine's epoch from before the look-up of the model, so that a `Plan` is invalid if the model was replaced
+    after that."""
     started: int
     """When the request arrived, by time.perf_counter_ns."""
     model_name: str = ""
@@ -60,7 +60,7 @@ class TransportCall(Call):
     encode: Callable[[InferenceResult], Any]
     """Turns the model's result into the transport's response, or raises ServerError. Called only once."""
     outputs: Sequence[str] = ()
-    """The outputs that the response contains in full, so that it is at least as large as they are. May be empty."""
+    """The outputs that are sent whole, so that the response has at least their size. May be empty."""
     plan: "Plan | None" = None
 
     @abstractmethod
@@ -87,7 +87,7 @@ class TransportCall(Call):
             if responses is None:
                 for call in of_plan:
                     call.end(call.part_of(outputs, cost))
-            else:  # only ``respond`` sends the cost of a route's member
+            else:  # a subclass's ``send`` omits the cost of a route's member
                 (TransportCall if cost.member else cls).send(of_plan, responses, cost)
 
     def answer(self, result: InferenceResult) -> None:
@@ -137,7 +137,7 @@ class Query(ABC):
     def prepare(self, model: Servable, call: TransportCall) -> None:
         """Decode the request for this version of a model. Set the call's ``inputs``, ``samples``, ``batch_key``,
         ``encode``, ``outputs`` and ``id``, and perhaps an earlier deadline. If the version is replaced in the meantime,
-        this method is called again with the successor. Raises InvalidRequestError."""
+        this method is called again with the new version. Raises InvalidRequestError."""
 
 
 Readable: TypeAlias = Query | Callable[[], Query]
@@ -176,7 +176,7 @@ class _AwaitedLoad:
     """The `Queue` of one call that waits until its model has been loaded."""
 
     def __init__(self, call: TransportCall, query: Readable) -> None:
-        # The first thread to remove the call ends it. The request of a caller that has left needs no memory.
+        # The thread that removes the call sets its outcome. If the caller leaves, the request is also freed.
         self._waiting: dict[Call, tuple[TransportCall, Readable]] = {call: (call, query)}
         call.queue = self
 
@@ -185,7 +185,7 @@ class _AwaitedLoad:
             call.end(CancelledError("the caller left before the model was loaded"))
 
     def finish(self, load: "Future[None]") -> None:
-        """Submit the call after the load, or let it fail with the error of the load."""
+        """Submit the call if the load succeeded; otherwise, let the call fail with the load's error."""
         for call, query in list(self._waiting.values()):
             if not self._waiting.pop(call, None):
                 continue
@@ -196,14 +196,14 @@ class _AwaitedLoad:
 
 
 def submit_on_thread(calls: Sequence[TransportCall], queries: Sequence[Readable]) -> "Future[None]":
-    """`submit` the calls of one request one after another on a thread. Return a future that is done after the last one.
-    If max_queue_size requests wait to be decoded already, the calls fail with QueueFullError."""
+    """`submit` the calls of one request in turn, on a thread. Return a future that is done after the last `submit`.
+    If max_queue_size requests already wait to be decoded, the calls fail with QueueFullError."""
     intake = calls[0].intake
     done: Future[None] = Future()
 
     def start() -> None:
         ready, is_large = queries, False
-        with suppress(Exception):  # submit then reads the request again, and fails the call
+        with suppress(Exception):  # after an error, `submit` reads the request again, and fails the call
             ready = read = [_read(*each) for each in zip(calls, queries, strict=True)]
             is_large = any(query.is_large for query in read)
         if is_large:
