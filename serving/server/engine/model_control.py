@@ -4,7 +4,7 @@ version that cannot be loaded changes nothing; RepositoryIndex and the log repor
 
 import contextlib
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import structlog
 
@@ -94,22 +94,6 @@ class ModelControl:
             log.warning("model not readable; serving what the other workers serve", model=name, reason=str(error))
             files = model_repository.numbered_versions(models / name)
         return [file for file in files if file.version in served] or files
-
-    def catch_up(self, loaded: Iterable[str], unloaded: Iterable[str]) -> None:
-        """Repeat the load and unload calls of other workers since this process started, or raise StartError."""
-        routes = {name for name in loaded if is_route(self._config.models, name)}
-        try:
-            for name in {*loaded} - routes:
-                self.load(name)
-        except (ControlError, NotFoundError) as error:
-            raise StartError(str(error)) from error
-        for name in unloaded:
-            with contextlib.suppress(NotFoundError):
-                self.unload(name)
-        with self._change():
-            self._routes.add(routes)
-            self._routes.refresh()
-        self.on_change()
 
     def stop(self) -> None:
         """Change nothing from now on, and return at once. The model that is being loaded now will not be served."""

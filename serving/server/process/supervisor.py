@@ -5,6 +5,7 @@ import time
 from concurrent.futures import wait
 from dataclasses import replace
 from functools import partial
+from typing import Literal
 
 import structlog
 
@@ -12,10 +13,11 @@ from hangtag.serving.model_repository import require_names
 from hangtag.serving.server.config.limits import ReplacementPolicy
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.config.settings import OFF
-from hangtag.serving.server.errors import StartError
+from hangtag.serving.server.errors import ControlError, NothingToUnloadError, StartError, UnavailableError
 from hangtag.serving.server.front.envoy import Envoy
 from hangtag.serving.server.process.server import reserve_ports
-from hangtag.serving.server.process.worker_process import Changes, WorkerProcess
+from hangtag.serving.server.process.worker import PeerError
+from hangtag.serving.server.process.worker_process import WorkerProcess
 from hangtag.serving.server.telemetry.server_state import READY, ServerState, StoreState, Workers
 from hangtag.serving.server.transport import choose_transport
 
@@ -34,7 +36,7 @@ class Supervisor:
         exposed server lacks Envoy."""
         self._config = config
         self._store = store
-        self._changed = threading.Condition()  # guards the fields below; notified when a worker listens or fails
+        self._changed = threading.Condition()  # guards the fields below; notified when a worker listens or ends
         self._workers: dict[int, WorkerProcess] = {}
         self._counts_of_ended = ServerState()
         self._restarts = 0
@@ -42,7 +44,8 @@ class Supervisor:
         self._failure = ""
         self._started = False
         self._stopping = threading.Event()
-        self._changes = Changes(self._running_workers)
+        self._changing = threading.Lock()  # held during a load or unload call, and while a worker's process is started
+        self._models: frozenset[str] = frozenset()  # what a new worker loads with --model-control explicit
         self._served_versions: dict[str, tuple[int, ...]] = {}
         self.front = Envoy(config) if config.is_exposed else None
         """The Envoy in front of an exposed server; None for a trusted server."""
@@ -69,7 +72,7 @@ class Supervisor:
         """Start all workers, and return once all of them listen. If one cannot start, end all and raise StartError."""
         if self._config.model_control == "explicit":
             models = self._config.load_model
-            self._changes.models = frozenset(require_names(self._config.models) if "*" in models else models)
+            self._models = frozenset(require_names(self._config.models) if "*" in models else models)
         try:
             if self.front is not None:
                 self.front.start(self._listening, self._reserved[0].getsockname()[0])
@@ -120,12 +123,10 @@ class Supervisor:
         log.info("stopped")
 
     def load(self, name: str) -> None:
-        self._changes.make("load", name)
-        self._check_workers()
+        self._change("load", name)
 
     def unload(self, name: str) -> None:
-        self._changes.make("unload", name)
-        self._check_workers()
+        self._change("unload", name)
 
     def state(self) -> ServerState:
         """The state of all workers together. The counters of a served version include the counts of ended workers."""
@@ -146,12 +147,12 @@ class Supervisor:
         delay = 0.0
         while not self._stopping.wait(delay):
             worker = None
-            with self._changed:
+            with self._changing, self._changed:
                 if self._stopping.is_set():
                     return
                 try:
                     behind = None if self.front is None else self.front.behind[number]
-                    config = replace(self._listening, load_model=tuple(sorted(self._changes.models)), behind=behind)
+                    config = replace(self._listening, load_model=tuple(sorted(self._models)), behind=behind)
                     worker = self._workers[number] = WorkerProcess(number, config, self._served_versions)
                 except StartError as error:
                     event, reason, lifetime = "worker not started", str(error), 0.0
@@ -164,7 +165,6 @@ class Supervisor:
                         "load": self.load,
                         "unload": self.unload,
                         "state": self.state,
-                        "loaded": partial(self._changes.catch_up, worker),  # but the worker does not listen yet
                         "listening": partial(self._on_listening, worker),
                         "start_failed": partial(setattr, worker, "failure"),
                     }
@@ -176,6 +176,7 @@ class Supervisor:
                     self._counts_of_ended += worker.state.counts_only()
                     worker.state = ServerState()
                     del self._workers[number]
+                    self._changed.notify_all()
                 if self._stopping.is_set():
                     return
                 if not self._started:  # a server that cannot start reports the failure at once, and does not try again
@@ -189,6 +190,49 @@ class Supervisor:
                     return
             delay = replaced_in
             log.warning(event, worker=number, reason=reason, replaced_in_seconds=delay)
+
+    def _change(self, change: Literal["load", "unload"], name: str) -> None:
+        """Let one worker try a change. If the change succeeds, the other workers repeat it or are replaced. No worker
+        starts meanwhile, so each worker either repeats the change or starts after it.
+
+        A worker that is stopping cannot make a change. A worker cannot unload a model that it lacks, for example if the
+        model's folder was gone when the worker started.
+
+        Raises:
+            ControlError: No worker runs, a worker is still loading its models, or the first worker ended or could not
+                make the change. Nothing has changed.
+            NotFoundError: There is no such model, or no worker serves it.
+            UnavailableError: All workers are stopping.
+        """
+        with self._changing:
+            with self._changed:
+                all_listen = self._changed.wait_for(
+                    lambda: all(worker.listening for worker in self._workers.values()),
+                    self._config.limits.worker_hang_seconds,
+                )
+            workers = self._running_workers()
+            if not (all_listen and workers):
+                raise ControlError("the workers are still starting; try again in a moment")
+            is_made = False
+            for worker in workers:
+                try:
+                    worker.call(change, name)
+                except (UnavailableError, NothingToUnloadError):
+                    if not is_made and worker is workers[-1]:
+                        raise
+                except Exception as error:
+                    if not is_made and isinstance(error, PeerError):
+                        reason = f"the worker that tried this first has ended and is being replaced: {error}"
+                        raise ControlError(reason) from error
+                    if not is_made:
+                        raise
+                    reason = str(error)
+                    log.warning("worker is replaced: it could not repeat a change", worker=worker.number, reason=reason)
+                    worker.kill()
+                else:
+                    is_made = True
+            self._models = self._models | {name} if change == "load" else self._models - {name}
+            self._check_workers()  # a worker that starts after this change loads the versions that serve now
 
     def _is_decided(self) -> bool:
         return bool(self._failure) or self.workers().running == self._config.workers

@@ -42,7 +42,7 @@ def main(number: int, config: ServerConfig, versions: Mapping[str, tuple[int, ..
     configure_log(worker=number)
     environment.prepare()
     reasons = StopReasons()
-    # the supervisor calls the other functions only after this worker has called "loaded"
+    # the supervisor calls the other functions only after this worker has called "listening"
     may_call: dict[str, Callable[..., Any]] = {
         "stop": lambda: reasons.put("the supervisor stops its workers"),
         "state": ServerState,
@@ -67,7 +67,6 @@ def main(number: int, config: ServerConfig, versions: Mapping[str, tuple[int, ..
         control = server.control
         may_call |= {"load": control.load, "unload": control.unload, "poll": control.poll, "state": server.state}
         control.start()
-        control.catch_up(*supervisor.call("loaded"))
         server.listen()
         machine.release_loading_memory()
         supervisor.call("listening")

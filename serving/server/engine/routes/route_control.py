@@ -59,16 +59,7 @@ class RouteControl:
         """From the next ``refresh`` on, serve only these routes, with the current contents of their files."""
         for name in self.wanted.keys() - names:  # a model with this name must not keep the route's failure
             self._loader.forget_others(name, ())
-        self.wanted = {}
-        self.add(names)
-
-    def add(self, names: Iterable[str]) -> None:
-        """From the next ``refresh`` on, also serve these routes, with the current contents of their files."""
-        for name in names:
-            try:
-                self.wanted[name] = route_file.read(self._models / name / ROUTE_FILE)
-            except UserError as error:
-                self.wanted[name] = str(error)
+        self.wanted = {name: self._read(name) for name in names}
 
     def members(self) -> set[str]:
         read = [settings for settings in self.wanted.values() if not isinstance(settings, str)]
@@ -79,7 +70,7 @@ class RouteControl:
         """Also serve this route, with or without its shadow. On failure, change nothing and raise StartError."""
         if name not in self.wanted:  # each attempt that fails is reported
             self._loader.forget_others(name, ())
-        self.add([name])
+        self.wanted[name] = self._read(name)
         self.refresh()
         route, wanted = _serving_route(self._engine, name), self.wanted[name]
         if route is None:
@@ -115,6 +106,13 @@ class RouteControl:
                 event = "route serves, but not as its file says" if name in routes else "route not loaded"
                 log.warning(event, model=name, reason=problem)
                 self._loader.outcomes[name, "error"] += 1
+
+    def _read(self, name: str) -> RouteSettings | str:
+        """Return the content of a route's file, or why the file cannot be read."""
+        try:
+            return route_file.read(self._models / name / ROUTE_FILE)
+        except UserError as error:
+            return str(error)
 
     def _route(self, name: str, above: tuple[str, ...] = ()) -> ServedRoute:
         """Resolve a route and its members, unless the route is resolved already. Raise UserError if the route cannot

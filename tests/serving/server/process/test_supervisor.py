@@ -55,8 +55,7 @@ def instances(supervised: Supervisor) -> dict[str, int]:
     return {version.name: version.instances for version in supervised.state().versions}
 
 
-def test_a_worker_that_hangs_holds_up_nobody_and_is_replaced_by_one_with_all_models(models: Path) -> None:
-    onnx_models.publish(models, "text", onnx_models.text())
+def test_a_worker_that_hangs_holds_up_nobody_and_is_replaced_by_one_with_the_latest_change(models: Path) -> None:
     with supervising(models, limits=HANGING) as supervised:
         before, hanging = instances(supervised), pid(1)
         os.kill(hanging, signal.SIGSTOP)
@@ -64,13 +63,14 @@ def test_a_worker_that_hangs_holds_up_nobody_and_is_replaced_by_one_with_all_mod
         assert instances(supervised) == before  # the last report of the hanging worker still counts
         assert time.monotonic() - began < HANG_SECONDS / 2
         with structlog.testing.capture_logs() as logs:
-            supervised.load("text")  # the first worker loads the model, but the hanging worker cannot
+            onnx_models.publish(models, "gather", onnx_models.gather(), version=2)
+            supervised.load("gather")  # the first worker loads the version, but the hanging worker cannot
             wait_until_replaced(supervised, 1, hanging)
-        reasons = [line["reason"] for line in logs if line["event"] == "worker ended"]
-        assert reasons == ["worker 1 ended with signal 9"]
+        assert [line["reason"] for line in logs if line["event"] == "worker ended"] == ["worker 1 ended with signal 9"]
         assert supervised.ready
         assert supervised.workers().restarts == 1
-        until(lambda: instances(supervised) == {"gather": before["gather"], "text": before["gather"]}, TIMEOUT)
+        until(lambda: [each.version for each in supervised.state().versions] == ["2"])
+        assert instances(supervised) == before
 
 
 def test_a_worker_that_ends_while_another_worker_is_slow_to_answer_counts_once(models: Path) -> None:
@@ -209,6 +209,21 @@ def test_a_worker_that_stops_leaves_a_change_to_the_other_and_goes_on_with_its_c
         reasons = [line["reason"] for line in logs if line["event"] == "worker ended"]
         assert reasons == [f"worker {number} ended with exit code 0"]
         until(lambda: instances(supervised) == {"gather": 2, "slow": 2, "text": 2}, TIMEOUT)
+
+
+def test_a_change_waits_for_a_worker_that_starts(models: Path) -> None:
+    onnx_models.publish(models, "text", onnx_models.text())
+    with supervising(models, instances=1) as supervised, ThreadPoolExecutor(1) as other:
+        first = pid(0)
+        os.kill(first, signal.SIGKILL)
+        until(lambda: pid(0) not in (0, first), TIMEOUT)
+        os.kill(pid(0), signal.SIGSTOP)
+        change = other.submit(supervised.load, "text")
+        pass_time(0.5)
+        assert not change.done()
+        os.kill(pid(0), signal.SIGCONT)
+        change.result(TIMEOUT)
+        assert instances(supervised) == {"gather": 2, "text": 2}
 
 
 @pytest.mark.parametrize("number", [0, 1])

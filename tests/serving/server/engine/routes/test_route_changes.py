@@ -248,18 +248,3 @@ def test_a_route_that_is_unloaded_takes_those_that_need_it_out_until_it_is_loade
     assert "its member inner does not serve. The versions of inner in the repository: 1" in running.reason("outer")
     running.client.load_model("inner")
     assert running.answer("outer") == 1
-
-
-def test_a_worker_that_starts_repeats_calls_for_routes_and_members_in_whatever_order(repository: Repository) -> None:
-    repository.route("both", SPLIT)
-    running = repository.start("explicit")
-    for loaded, unloaded, served in (
-        (["both", "two", "one"], [], BOTH),
-        ([], ["one", "both"], {"two": [1]}),
-        (["one"], [], MODELS),
-        (["both"], ["one"], {"two": [1]}),
-    ):
-        running.server.control.catch_up(loaded, unloaded)
-        assert running.served() == served
-    running.client.load_model("one")
-    assert running.served() == BOTH
