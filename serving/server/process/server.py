@@ -1,6 +1,5 @@
 """A whole server in one process: it listens, loads the models, answers calls, drains, and ends."""
 
-import socket
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -16,7 +15,6 @@ from hangtag.serving.server.engine.model_control import ModelControl
 from hangtag.serving.server.engine.servable import Control
 from hangtag.serving.server.front.envoy import Envoy
 from hangtag.serving.server.host import machine
-from hangtag.serving.server.host.ports import GRPC, HTTP, reserve
 from hangtag.serving.server.runtime.session import Runtime, RuntimeFactory
 from hangtag.serving.server.telemetry.server_state import ServerState, StoreState
 from hangtag.serving.server.transport import NATIVE, choose_transport
@@ -64,7 +62,6 @@ class Server:
         """
         self.front = Envoy(config) if config.is_exposed and config.behind is None else None
         """The Envoy in front of an exposed server; None for a trusted server or a worker."""
-        self._reserved: list[socket.socket] = []
         if self.front is not None:
             config = replace(config, behind=self.front.behind[0])
         self.config = config
@@ -143,9 +140,8 @@ class Server:
         if self._http is not None:
             self.http_port = run(self._http.start())
         if self.front is not None:
-            listening, self._reserved = reserve_ports(self.config)
+            listening = self.front.start()
             self.port, self.http_port = listening.port, listening.http_port
-            self.front.start(listening, self._reserved[0].getsockname()[0])
 
     def stop(self, grace: float | None = None) -> None:
         """Report NOT_SERVING, finish calls in flight within ``grace`` seconds (default: drain_seconds), and end. First
@@ -162,8 +158,6 @@ class Server:
             run(self._http.stop(max(0.0, deadline - time.monotonic())))
         if self.front is not None:
             self.front.stop(max(0.0, deadline - time.monotonic()))
-        for reserved in self._reserved:
-            reserved.close()
         self.control.close()
         self._engine.close()
         self._transport.close()
@@ -177,15 +171,3 @@ class Server:
 
     def __exit__(self, *_error: object) -> None:
         self.stop()
-
-
-def reserve_ports(config: ServerConfig) -> tuple[ServerConfig, list[socket.socket]]:
-    """Reserve the gRPC port, and the HTTP port if the server has HTTP. Raises StartError if an address cannot be bound,
-    or the workers of another server use it. Return the settings with the ports that the system chose, and the sockets
-    that hold the ports until they are closed. The sockets are bound but do not listen, so they get no connections."""
-    grpc = reserve(config.host, config.port, GRPC)
-    config = replace(config, port=grpc.getsockname()[1])
-    if config.http_port == OFF:
-        return config, [grpc]
-    http = reserve(config.host, config.http_port, HTTP)
-    return replace(config, http_port=http.getsockname()[1]), [grpc, http]

@@ -14,8 +14,7 @@ from hangtag.serving.server.config.limits import ReplacementPolicy
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.config.settings import OFF
 from hangtag.serving.server.errors import ControlError, NothingToUnloadError, StartError, UnavailableError
-from hangtag.serving.server.front.envoy import Envoy
-from hangtag.serving.server.process.server import reserve_ports
+from hangtag.serving.server.front.envoy import Envoy, reserve_ports
 from hangtag.serving.server.process.worker import PeerError
 from hangtag.serving.server.process.worker_process import WorkerProcess
 from hangtag.serving.server.telemetry.server_state import READY, ServerState, StoreState, Workers
@@ -31,9 +30,9 @@ class Supervisor:
     """Runs a server of several processes. Call ``start``, check ``failure`` now and then, and call ``stop``."""
 
     def __init__(self, config: ServerConfig, *, store: StoreState | None = None) -> None:
-        """Reserve the ports. ``store`` is the state of the local copy of the model store, if the models come from a
-        store. Raises StartError if an address cannot be bound, or a certificate is invalid, and MissingExtraError if an
-        exposed server lacks Envoy."""
+        """Reserve the ports, which Envoy does for an exposed server. ``store`` is the state of the local copy of the
+        model store, if the models come from a store. Raises StartError if an address cannot be bound, or a certificate
+        is invalid, and MissingExtraError if an exposed server lacks Envoy."""
         self._config = config
         self._store = store
         self._changed = threading.Condition()  # guards the fields below; notified when a worker listens or ends
@@ -49,7 +48,7 @@ class Supervisor:
         self._served_versions: dict[str, tuple[int, ...]] = {}
         self.front = Envoy(config) if config.is_exposed else None
         """The Envoy in front of an exposed server; None for a trusted server."""
-        self._listening, self._reserved = reserve_ports(config)
+        self._listening, self._reserved = reserve_ports(config) if self.front is None else (config, [])
         self._monitor = threading.Thread(target=self._monitor_workers, name="supervisor", daemon=True)
 
     @property
@@ -75,7 +74,7 @@ class Supervisor:
             self._models = frozenset(require_names(self._config.models) if "*" in models else models)
         try:
             if self.front is not None:
-                self.front.start(self._listening, self._reserved[0].getsockname()[0])
+                self._listening = self.front.start()
             for number in range(self._config.workers):
                 threading.Thread(target=self._run_worker, args=(number,), name=f"worker-{number}", daemon=True).start()
         except (StartError, RuntimeError) as error:
