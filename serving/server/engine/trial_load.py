@@ -1,7 +1,7 @@
 """Loads a version in a child process before the server loads it (--trial-load-seconds). If a file takes too much memory
-or time, only the child process ends. The child runs this module with its limits, SECONDS and BYTES, and reads the
-pickled version and settings from standard input. The last line of its standard output is a JSON object with
-``problem``, which is empty if the load succeeded."""
+or time, only the child process ends. The child runs this module, and reads the pickled version and settings from
+standard input. The last line of its standard output is a JSON object with ``problem``, which is empty if the load
+succeeded."""
 
 import contextlib
 import json
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from hangtag.errors import UserError
 from hangtag.serving.server.errors import ModelLoadError, ServerError, UnavailableError
 
-if TYPE_CHECKING:  # the child imports nothing large before its limits are set
+if TYPE_CHECKING:  # the child imports nothing large before it has limited itself
     from hangtag.serving.model_repository import ModelFile
     from hangtag.serving.server.config.server_config import ServerConfig
 
@@ -33,13 +33,11 @@ def require_loadable(file: "ModelFile", config: "ServerConfig", stopping: thread
     require_running(stopping)
     deadline = time.monotonic() + config.trial_load_seconds
     # -P keeps the working directory out of sys.path, so that a numpy.py in it is not run.
-    command = [sys.executable, "-P", "-m", __name__, str(config.trial_load_seconds), str(config.trial_load_mib << 20)]
+    command = [sys.executable, "-P", "-m", __name__]
     try:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     except OSError as error:
-        raise ModelLoadError(
-            f"the child process for the trial of {file.path} cannot start: {error.strerror}"
-        ) from error
+        raise ModelLoadError(f"no child process can be started to try {file.path}: {error.strerror}") from error
     sent: bytes | None = pickle.dumps((file, config))
     problem = "loading takes longer"
     with process:
@@ -73,21 +71,22 @@ def _problem(output: bytes, process: subprocess.Popen[bytes]) -> str:
     return f"loading ends the process ({signal.Signals(-code).name if code < 0 else f'exit code {code}'})"
 
 
-def _limit(seconds: float, memory_bytes: int) -> None:
-    signal.setitimer(signal.ITIMER_REAL, seconds + _SPARE_SECONDS)  # SIGALRM then ends this process
+def _limit_this_process(config: "ServerConfig") -> None:
+    signal.setitimer(signal.ITIMER_REAL, config.trial_load_seconds + _SPARE_SECONDS)  # SIGALRM then ends this process
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # RLIMIT_AS would be too strict, because libraries (CUDA's above all) reserve far more addresses than they use.
-    resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
+    resource.setrlimit(resource.RLIMIT_DATA, (config.trial_load_mib << 20, config.trial_load_mib << 20))
     with contextlib.suppress(OSError):  # only Linux has this file
         Path("/proc/self/oom_score_adj").write_text("1000")  # if memory runs out, the kernel kills this process first
 
 
 def _load() -> str:
     """Load the version in the same way as the server. Return why the load failed, or ""."""
+    file, config = pickle.load(sys.stdin.buffer)  # noqa: S301 - the server has written it
+    _limit_this_process(config)
     # Imported here and not above, so that the limits also apply to the import.
     from hangtag.serving.server.engine.loading import ModelLoader
 
-    file, config = pickle.load(sys.stdin.buffer)  # noqa: S301 - the server has written it
     try:
         ModelLoader(replace(config, trial_load_seconds=0.0)).load_once(file).close()
     except (ServerError, UserError) as error:
@@ -98,5 +97,4 @@ def _load() -> str:
 
 
 if __name__ == "__main__":
-    _limit(float(sys.argv[1]), int(sys.argv[2]))
     sys.stdout.write(json.dumps({"problem": _load()}) + "\n")

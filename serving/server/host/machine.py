@@ -65,10 +65,8 @@ def raise_open_files_limit(connections: int, *, exposed: bool) -> None:
         limit = soft
     enough = needed if exposed else _SPARE
     if limit < enough:
-        takes = "--max-connections needs: lower this option, or" if exposed else "a server without connections needs:"
-        log.warning(
-            f"the limit on open files is below what {takes} raise the limit (ulimit -n)", limit=limit, needed=enough
-        )
+        advice = "raise the limit (ulimit -n), or lower --max-connections" if exposed else "raise the limit (ulimit -n)"
+        log.warning("the limit on open files is below what the server needs", limit=limit, needed=enough, advice=advice)
 
 
 def check_open_files(*, exhausted: bool) -> bool:
@@ -80,11 +78,8 @@ def check_open_files(*, exhausted: bool) -> bool:
     except OSError as error:
         fails = error.errno in (errno.EMFILE, errno.ENFILE)
     if fails and not exhausted:
-        log.warning(
-            "no more files can be opened; new connections must wait, or are closed",
-            limit=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
-            advice="raise the limit (ulimit -n), lower --max-connections, or stop what opens too many files",
-        )
+        advice = "raise the limit (ulimit -n), lower --max-connections, or stop what opens too many files"
+        log.warning("no more files can be opened; new connections must wait, or are closed", advice=advice)
     elif exhausted and not fails:
         log.info("files can be opened again")
     return fails

@@ -56,6 +56,8 @@ _TRIED = {
 # These operators crash only if their kernel or limit is empty. In a model with one input, both are constants.
 _PARAMETRIC = {"Conv", "ConvInteger", "NonMaxSuppression", "QLinearConv", "com.microsoft.FusedConv"}
 
+_preload_cuda = cache(onnxruntime.preload_dlls)
+"""Loads CUDA's libraries from PyPI, once. ONNX Runtime would print missing libraries at each attempt."""
 _lock = threading.Lock()
 
 _COPY = (
@@ -125,8 +127,9 @@ class SessionOpener:
         options.intra_op_num_threads = threads or self._threads
         options.inter_op_num_threads = 1
         options.add_session_config_entry("session.force_spinning_stop", "0" if threads is None else "1")
-        cpus = _cpu_per_thread(threads)
-        if cpus:  # ONNX Runtime counts CPUs from 1
+        cpus = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+        is_pinned = len(cpus) == threads
+        if is_pinned:  # ONNX Runtime counts CPUs from 1
             affinities = ";".join(str(cpu + 1) for cpu in cpus[1:])
             options.add_session_config_entry("session.intra_op_thread_affinities", affinities)
         options.add_session_config_entry("session.use_env_allocators", "1")
@@ -134,11 +137,11 @@ class SessionOpener:
         options.log_severity_level = 4  # fatal errors only, because ONNX Runtime raises all other errors
         try:
             # The fallback of ONNX Runtime would print to standard output, and continue with another provider.
-            kind = _PinnedSession if cpus else onnxruntime.InferenceSession
+            kind = _PinnedSession if is_pinned else onnxruntime.InferenceSession
             session = kind(self.path, options, providers=requested, enable_fallback=0)
         except Exception as error:
             raise ModelLoadError(f"{self.path} cannot be loaded by ONNX Runtime {VERSION}: {error}") from error
-        if cpus:
+        if is_pinned:
             session.cpus = cpus
         obtained = session.get_providers()[0]
         if obtained != BY_NAME[provider]:
@@ -160,12 +163,6 @@ class _PinnedSession(onnxruntime.InferenceSession):  # type: ignore[misc]  # the
             return super().run(*arguments)
         finally:
             _move_this_thread(self.cpus)
-
-
-def _cpu_per_thread(threads: int | None) -> list[int]:
-    """Return the CPUs of this process if it has as many CPUs as threads, and otherwise an empty list."""
-    cpus = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    return cpus if len(cpus) == threads else []
 
 
 def _move_this_thread(cpus: list[int]) -> None:
@@ -205,12 +202,6 @@ def graph_options(number: int) -> onnxruntime.RunOptions:
     options = onnxruntime.RunOptions()
     options.add_run_config_entry("gpu_graph_id", str(number))
     return options
-
-
-@cache
-def _preload_cuda() -> None:
-    """Load CUDA's libraries from PyPI, once. ONNX Runtime would print missing libraries at each attempt."""
-    onnxruntime.preload_dlls()
 
 
 def no_empty_tensor_because(operators: Set[str], signature: Signature, provider: str) -> str:

@@ -1,9 +1,9 @@
 """Serves /metrics for Prometheus, and the Open Inference Protocol's two health paths for probes, on a separate port."""
 
 import contextlib
-import errno
 import socket
 import threading
+import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -18,7 +18,7 @@ from hangtag.serving.server.telemetry.server_state import ServerState
 log = structlog.get_logger()
 
 _PLAIN = "text/plain; charset=utf-8"
-_PAUSE_SECONDS = 0.5
+_PAUSE_SECONDS = 0.05
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -69,7 +69,6 @@ class MetricsServer(ThreadingHTTPServer):
         self.ready = ready
         self.socket.close()
         self.socket = listener
-        self._stopping = threading.Event()
         self.server_activate()
         self._thread = threading.Thread(target=self.serve_forever, name="metrics", daemon=True)
         self._thread.start()
@@ -79,16 +78,14 @@ class MetricsServer(ThreadingHTTPServer):
         the kernel's queue: without a pause, the thread would spin."""
         try:
             return self.socket.accept()[0], ("", 0)  # a peer on a Unix socket has no address
-        except OSError as error:
-            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                self._stopping.wait(_PAUSE_SECONDS)
+        except OSError:
+            time.sleep(_PAUSE_SECONDS)
             raise
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Do not log clients that disconnect."""
 
     def close(self) -> None:
-        self._stopping.set()
         with contextlib.suppress(OSError):  # wakes serve_forever at once, except on macOS
             self.socket.shutdown(socket.SHUT_RDWR)
         self.shutdown()

@@ -92,11 +92,7 @@ class ModelService:
         states = [state for state in known if state.state == READY]
         requested = [state for state in states if name in ("", state.name) and version in ("", state.version)]
         if name and not requested:
-            versions = ", ".join(state.version for state in states if state.name == name)
-            if versions:
-                raise NotFoundError(f"version {version!r} of {name!r} is not served here; served: {versions}")
-            names = ", ".join(dict.fromkeys(state.name for state in states)) or "none"
-            raise NotFoundError(f"Request for unknown model: {name!r} is not served here; served: {names}")
+            self._engine.model(name, version)  # raises an error
         return pb.ModelStatisticsResponse(model_stats=[_statistics(state) for state in requested])
 
     async def RepositoryIndex(self, request: pb.RepositoryIndexRequest) -> pb.RepositoryIndexResponse:

@@ -1,6 +1,7 @@
 """A route that is served under its own name, like a version of a model."""
 
 import json
+import math
 import random
 import threading
 import time
@@ -203,9 +204,8 @@ class Shadow:
         self._share_of_time = share_of_time
         self._lock = threading.Lock()
         self._waiting: _Copy | None = None
-        self._computing = False  # whether the shadow is computing a copy
         self._handed_over_at = 0.0
-        self._rests_until = 0.0
+        self._rests_until = 0.0  # infinity while a copy is computed
 
     def compare(self, call: Call, answered: InferenceResult) -> None:
         """Decide at random whether to keep a copy of a call and its answer until ``hand_over``. Never blocks."""
@@ -219,8 +219,7 @@ class Shadow:
         # The shadow's model may accept fewer samples than the route's members, and may not accept empty tensors.
         fits = copy.samples <= model.max_batch_size and all(array.size for array in copy.inputs.values())
         with self._lock:
-            is_kept = fits and not (self._waiting or self._computing)
-            if is_kept and time.monotonic() >= self._rests_until:
+            if fits and self._waiting is None and time.monotonic() >= self._rests_until:
                 self._waiting = copy
                 return
         self._count(ShadowCounts(skipped=1))
@@ -231,8 +230,7 @@ class Shadow:
             copy, self._waiting = self._waiting, None
             if copy is None or self._model is None:
                 return
-            self._computing = True
-            self._handed_over_at = time.monotonic()
+            self._handed_over_at, self._rests_until = time.monotonic(), math.inf
         try:
             if any(each.busy for each in (*self._members, self._model)):
                 raise QueueFullError("the members compute calls")
@@ -242,7 +240,6 @@ class Shadow:
 
     def _ended(self, copy: _Copy, outcome: InferenceResult | Exception) -> None:
         with self._lock:
-            self._computing = False
             seconds = time.monotonic() - self._handed_over_at
             self._rests_until = self._handed_over_at + seconds / self._share_of_time
         if isinstance(outcome, InferenceResult):

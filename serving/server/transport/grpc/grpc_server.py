@@ -122,7 +122,9 @@ class HealthService:
     def refresh(self) -> None:
         """Let each Watch send the state of its service or model if the state has changed. Thread-safe."""
         self._known.update(self._engine.callable_names() if self._engine.ready else ())
-        event_loop().call_soon_threadsafe(self._wake_watches)
+        loop = event_loop()
+        loop.call_soon_threadsafe(self._changed.set)  # wakes each Watch
+        loop.call_soon_threadsafe(self._changed.clear)
 
     async def Check(self, request: health_pb2.HealthCheckRequest, context: Context) -> health_pb2.HealthCheckResponse:
         state = self._state(request.service)
@@ -150,10 +152,6 @@ class HealthService:
             if not serves and name not in self._known:
                 return int(_Health.SERVICE_UNKNOWN)
         return int(_Health.SERVING if serves else _Health.NOT_SERVING)
-
-    def _wake_watches(self) -> None:
-        self._changed.set()
-        self._changed.clear()
 
 
 class _Reflection:
