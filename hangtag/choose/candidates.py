@@ -195,10 +195,9 @@ def choose(
     listed = candidates(models, wanted.accuracy, wanted.lose_at_most)
     processors = len(os.sched_getaffinity(0))
     ordered = ranked([replace(one, figures=limits(one, processors, wanted.rate)) for one in listed], wanted)
-    chosen = ordered[:tries]
+    accurate = [one for one in ordered if not one.is_cascade and "accuracy" not in wanted.missed_by(one)]
     # A cascade must beat the fastest single model that is accurate enough. Therefore, this model is load-tested too.
-    if tries and (rival := best_single(ordered, wanted)) and rival not in chosen:
-        chosen.append(rival)
+    chosen = list(dict.fromkeys([*ordered[:tries], *accurate[:1]])) if tries else []
     tested = ranked(test(chosen), wanted) if chosen else []
     return tested + [one for one in ordered if one not in chosen]
 
@@ -231,8 +230,3 @@ def ranked(listed: Sequence[Candidate], wanted: Wanted) -> list[Candidate]:
         return len(missed), short or late, -one.figures.throughput
 
     return sorted(listed, key=key)
-
-
-def best_single(listed: Sequence[Candidate], wanted: Wanted) -> Candidate | None:
-    """Return the first single model that is accurate enough."""
-    return next((one for one in listed if not one.is_cascade and "accuracy" not in wanted.missed_by(one)), None)

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -32,7 +33,12 @@ class Measured:
     models: Sequence[Model]  # all with the same signature
     images: Array  # the images that the models answered, uint8
     shown: str  # a description of the images, such as "5,000 validation images"
-    chose_epochs: bool = False  # whether the models' best epochs were chosen by these images
+
+
+class _Opened(NamedTuple):
+    file: ModelFile
+    subject: Subject
+    full: int  # the number of samples in a full batch
 
 
 def measure(
@@ -51,20 +57,17 @@ def measure(
         UserError: A named model is missing or cannot be compared, or no model is left, or the data set is damaged.
     """
     own = chosen.samples
-    files, subjects, left_out = dict[str, ModelFile](), dict[str, Subject](), list[str]()
-    full = dict[str, int]()  # the size of a full batch
+    opened, left_out = dict[str, _Opened](), list[str]()
     for name in names or [name for name in require_names(repository) if not is_route(repository, name)]:
         try:
-            files[name] = _file(repository, name)
-            settings = settings_of(repository / files[name].name, ServerConfig(models=repository))
-            full[name] = min(settings.max_batch_size, _LARGEST_BATCH)
-            subjects[name] = _comparable(name, files[name])
+            opened[name] = _open(repository, name)
         except UserError as error:
             if names:
                 raise
             left_out.append(sentence(error))
-    if len(set(files.values())) < len(names):
+    if len({one.file for one in opened.values()}) < len(names):
         raise EvaluationError(f"a model is named twice: {', '.join(names)}.")
+    subjects = {name: one.subject for name, one in opened.items()}
     unfit = min((_differing(name, subjects) for name in subjects), key=len, default={})
     for name, subject in subjects.items() if not (names or own) else ():
         if subject.dataset is None:
@@ -92,34 +95,31 @@ def measure(
     left_out = [f"left out: {reason}" for reason in left_out]
     for note in (*left_out, *data.notes, f"Running and timing {', '.join(subjects)} on {shown}."):
         on_step(note)
-    times = _times(subjects, full, images)
+    times = _times({name: opened[name] for name in subjects}, images)
     models = []
     for name, subject in subjects.items():
         answer = subject.answer(images)[OUTPUT]
         right = answer.argmax(axis=1) == data.content.classes
-        models.append(Model(name, files[name], answer.max(axis=1), right, times[name, 1], times[name, full[name]]))
-    return Measured(models, images, shown, own is None)
+        models.append(Model(name, opened[name].file, answer.max(axis=1), right, *times[name]))
+    return Measured(models, images, shown)
 
 
-def _file(repository: Path, member: str) -> ModelFile:
-    """Return the file of NAME (the served version) or NAME@VERSION. Raises UserError if there is none."""
+def _open(repository: Path, member: str) -> _Opened:
+    """Load NAME (the served version) or NAME@VERSION. Raises UserError if there is no such model, or if a cascade
+    cannot use it."""
     name, _, version = member.partition("@")
     files = require_versions(repository, name)
-    for file in files:
-        if version in ("", str(file.version)):
-            return file
-    there = ", ".join(f"{name}@{file.version}" for file in files)
-    raise EvaluationError(f"{repository} has no {member}, but has {there} of {name}.")
-
-
-def _comparable(name: str, file: ModelFile) -> Subject:
-    """Load a model. Raises EvaluationError if a cascade cannot use the model."""
+    file = next((file for file in files if version in ("", str(file.version))), None)
+    if file is None:
+        there = ", ".join(f"{name}@{file.version}" for file in files)
+        raise EvaluationError(f"{repository} has no {member}, but has {there} of {name}.")
+    settings = settings_of(repository / name, ServerConfig(models=repository))
     subject = of_file(file.path, threads=1)
     if problem := _RULE.problem(subject.signature):
-        raise EvaluationError(f"{name} cannot be in a cascade: {problem.removeprefix('accept: ')}.")
+        raise EvaluationError(f"{member} cannot be in a cascade: {problem.removeprefix('accept: ')}.")
     if subject.task != "single_label":
-        raise EvaluationError(f"{name} predicts sets of labels, but a cascade decides by the most probable label.")
-    return subject
+        raise EvaluationError(f"{member} predicts sets of labels, but a cascade decides by the most probable label.")
+    return _Opened(file, subject, min(settings.max_batch_size, _LARGEST_BATCH))
 
 
 def _differing(first: str, subjects: Mapping[str, Subject]) -> dict[str, str]:
@@ -131,16 +131,17 @@ def _differing(first: str, subjects: Mapping[str, Subject]) -> dict[str, str]:
     }
 
 
-def _times(subjects: Mapping[str, Subject], full: Mapping[str, int], images: Array) -> dict[tuple[str, int], float]:
+def _times(opened: Mapping[str, _Opened], images: Array) -> dict[str, list[float]]:
     """Measure on one processor the shortest time per sample, in batches of one sample and in full batches.
 
     In each round the models take turns, so that other programs disturb all models equally.
     """
-    shortest = {(name, size): math.inf for name in subjects for size in (1, full[name])}
+    shortest = {name: [math.inf, math.inf] for name in opened}
     for _ in range(_ROUNDS):
-        for name, size in shortest:
-            batch = np.resize(images, (size, *images.shape[1:]))
-            started = time.perf_counter()
-            subjects[name].answer(batch)
-            shortest[name, size] = min(shortest[name, size], (time.perf_counter() - started) / size)
+        for name, one in opened.items():
+            for place, size in enumerate((1, one.full)):
+                batch = np.resize(images, (size, *images.shape[1:]))
+                started = time.perf_counter()
+                one.subject.answer(batch)
+                shortest[name][place] = min(shortest[name][place], (time.perf_counter() - started) / size)
     return shortest

@@ -1,18 +1,17 @@
-"""Reports a choice and its reasons as a table, in sentences and as a page, and describes a route that was chosen."""
+"""Reports a choice and its reasons as a table, in sentences and as a picture, and describes a route that was chosen."""
 
 import math
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from pathlib import Path
 
-from markupsafe import Markup
+from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
-from hangtag.choose.candidates import CONFIDENCE, IN_FLIGHT, LOSE, Candidate, Wanted, best_single, bound, curve
+from hangtag.choose.candidates import CONFIDENCE, IN_FLIGHT, Candidate, Wanted, bound, curve
 from hangtag.choose.measuring import Measured
-from hangtag.page.drawing import draw_front, drawing, plain_log_axis
-from hangtag.page.label_placement import Label, place
+from hangtag.output import writing
+from hangtag.page.drawing import draw_front, plain_log_axis
 from hangtag.page.series import looks
-from hangtag.page.templates import environment
 from hangtag.serving.loadtest import units
 from hangtag.serving.loadtest.statistics.intervals import wilson
 
@@ -51,28 +50,15 @@ def sentences(listed: Sequence[Candidate], wanted: Wanted, measured: Measured) -
         ]
         if more := sum(not wanted.missed_by(other) for other in listed):
             lines.append(f"{more} other candidates may meet the requirements. Load-test them with a larger --try.")
-    samples = len(measured.images)
-    interval = wilson(round(one.accuracy * samples), samples)
+    interval = wilson(round(one.accuracy * len(measured.images)), len(measured.images))
     *_, throughput, latency, _ = cells(one, wanted)
     lines += [
         f"Of {result(one, measured)}.",
         f"On new pictures of the same kind, the accuracy is {interval.low:.2%} to {interval.high:.2%} with 95 % "
-        "confidence.",
+        "confidence, unless a model's best epoch was chosen by these images.",
         f"{'Predicted, without a load test' if figures.is_predicted else 'Measured'}: "
         f"{throughput} calls/s with {IN_FLIGHT} in flight, p99 {latency} {load}.",
     ]
-    if measured.chose_epochs:
-        lines.append("The models' best epochs were chosen by these images, so the accuracy for other images is lower.")
-    if one.is_cascade and bound(samples, 0) > wanted.lose_at_most:
-        lines.append(
-            f"{samples:,} images are too few to show that the cascade is wrong and {one.models[-1].name} is right for "
-            f"at most {LOSE:.2%} of all images. At least 2,995 images are needed."
-        )
-    if one.is_cascade and (rival := best_single(listed, wanted)):
-        name, _, right, *_, throughput, latency, _ = cells(rival, wanted)
-        lines.append(
-            f"The best single model would be {name}, with {right} right, {throughput} calls/s and p99 {latency}."
-        )
     lines += [f"The load test is invalid: {problem}." for problem in figures.problems]
     return lines + ([f"The figures are doubtful: {figures.doubt}."] if figures.doubt else [])
 
@@ -94,49 +80,37 @@ def result(one: Candidate, measured: Measured) -> str:
     )
 
 
-def page(listed: Sequence[Candidate], wanted: Wanted, measured: Measured) -> str:
-    """Return an HTML page with the reasons, a picture of accuracy against cost, and a table of all candidates."""
-    template = environment("hangtag.choose").get_template("choose.html.j2")
-    return template.render(
-        is_met=not wanted.missed_by(listed[0]),
-        title=listed[0].label,
-        sentences=sentences(listed, wanted, measured),
-        picture=Markup(_picture(listed)),  # noqa: S704  (drawn here)
-        headers=HEADERS,
-        rows=[cells(one, wanted) for one in listed],
-        written=datetime.now(UTC).strftime("%d %B %Y, %H:%M UTC"),
-    )
+def draw(candidates: Sequence[Candidate], file: Path) -> None:
+    """Draw accuracy against cost as a PNG file, with the Pareto front as a dashed line. Raises OutputError if the file
+    cannot be written.
 
-
-def _picture(candidates: Sequence[Candidate]) -> str:
-    """Draw a labelled marker for each single model, the first candidate, and each candidate on the Pareto front. For
-    each cascade that has a marker, draw a line through its results at all thresholds."""
-    with drawing("front", "Accuracy against the CPU time per sample", (6.6, 4.4)) as drawn:
-        axes = drawn.axes
-        front = draw_front(axes, [_place(one) for one in candidates])
-        marked = [one for one in candidates if one is candidates[0] or not one.is_cascade or _place(one) in front]
-        # A cascade must not take the colour of a model, so the models choose first.
-        look_of = looks(one.label for one in sorted(marked, key=lambda one: (one.is_cascade, one.label)))
-        labels = []
-        for one in marked:
-            look = look_of[one.label]
-            if one.is_cascade:
-                points = zip(*map(_place, curve(one.models)), strict=True)
-                axes.plot(*points, color=look.colour, linewidth=1, alpha=0.6)
-            size = 10 if one is candidates[0] else 5
-            axes.plot(*_place(one), look.marker, color=look.colour, markersize=size, zorder=3)
-            labels.append(Label(one.label, *_place(one), radius=size / 2, colour=look.colour))
-        axes.set_xscale("log")
-        axes.margins(0.12, 0.12)
-        plain_log_axis(axes.xaxis, *axes.get_xlim())
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g} µs"))
-        axes.yaxis.set_major_formatter(PercentFormatter(1))
-        axes.set_xlabel("CPU time per sample, measured in full batches")
-        axes.set_ylabel("accuracy")
-        place(axes, labels)
-    return drawn.svg
+    There is a mark for each single model, for the first candidate, whose mark is large, and for each candidate on the
+    front. For each cascade that has a mark, a line shows its results at all thresholds.
+    """
+    figure = Figure((9, 5), layout="constrained")
+    axes = figure.subplots()
+    front = draw_front(axes, map(_place, candidates), ink="0.5")
+    marked = [one for one in candidates if one is candidates[0] or not one.is_cascade or _place(one) in front]
+    # A cascade must not take the colour of a model, so the models choose first.
+    look_of = looks(one.label for one in sorted(marked, key=lambda one: (one.is_cascade, one.label)))
+    for one in marked:
+        look = look_of[one.label]
+        if one.is_cascade:
+            axes.plot(*zip(*map(_place, curve(one.models)), strict=True), color=look.colour, linewidth=1, alpha=0.6)
+        size = 11 if one is candidates[0] else 6
+        axes.plot(*_place(one), look.marker, color=look.colour, markersize=size, zorder=3, label=one.label)
+    axes.set_xscale("log")
+    plain_log_axis(axes.xaxis, *axes.get_xlim())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g} µs"))
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.set_xlabel("CPU time per sample, measured in full batches (dashed: Pareto front)")
+    axes.set_ylabel("accuracy")
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside right upper", frameon=False)
+    with writing(file):
+        figure.savefig(file, format="png", dpi=120)
 
 
 def _place(candidate: Candidate) -> tuple[float, float]:
-    """Return the coordinates of a candidate in the chart: microseconds per sample, and the accuracy."""
+    """Return the coordinates of a candidate in the picture: microseconds per sample, and the accuracy."""
     return candidate.cost * 1e6, candidate.accuracy

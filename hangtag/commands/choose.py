@@ -27,8 +27,6 @@ from hangtag.serving.model_repository import ROUTE_FILE, is_model_name, numbered
 from hangtag.settings import setting
 from hangtag.tables import table
 
-_SHOWN = 12
-"""The number of candidates in the printed table. The HTML page lists all candidates."""
 _SHOWN_THRESHOLDS = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 """The thresholds that the table of `hangtag route tune` shows, in addition to the chosen threshold."""
 
@@ -65,9 +63,7 @@ class _Options(SampleOptions):
     )
     write: str | None = setting(None, "If the choice is a cascade, write it as route NAME.", metavar="NAME")
     replace: bool = setting(False, "Replace an existing route.")
-    page: Path = setting(
-        Path("reports/choose.html"), "The page, with a chart of accuracy against cost.", flag="--report"
-    )
+    picture: Path = setting(Path("reports/choose.png"), "Draw the accuracy against the cost in this PNG file.")
 
 
 @click.command()
@@ -96,7 +92,7 @@ def choose(names: tuple[str, ...], models: Path, **given: Any) -> None:
     """
     options = _Options(**given)
     file = None if options.write is None else _route_to_write(models, options.write, "--write", replace=options.replace)
-    require_writable(options.page)
+    require_writable(options.picture)
     measured = measure(models, names, options, "--data", _say)
     most_accurate = max(float(model.right.mean()) for model in measured.models)
     wanted = Wanted(most_accurate - LOSE, options.p99, options.rate, LOSE)
@@ -110,10 +106,10 @@ def choose(names: tuple[str, ...], models: Path, **given: Any) -> None:
 
     listed = run_choice(measured.models, wanted, test, options.tries)
     is_met = not wanted.missed_by(listed[0])
-    _print(listed[:_SHOWN], listed[0] if is_met else None, wanted)
+    _print(listed, listed[0] if is_met else None, wanted)
     for sentence in report.sentences(listed, wanted, measured):
         click.echo(escaped(sentence))
-    write_text(str(options.page), report.page(listed, wanted, measured))
+    report.draw(listed, options.picture)
     if not is_met:
         raise SystemExit(1)
     if file is not None and listed[0].is_cascade:

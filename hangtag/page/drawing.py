@@ -71,6 +71,15 @@ def draw_front(axes: Axes, points: Iterable[tuple[float, float]], ink: str = INK
     return front
 
 
+def name_point(
+    axes: Axes, name: str, point: tuple[float, float], radius: float, ink: str, *, above: bool = True, size: float = 9
+) -> None:
+    """Write a name above or below a point, whose mark has a radius in typographic points (1/72 inch)."""
+    distance, edge = (radius + 2, "bottom") if above else (-radius - 2, "top")
+    place: Any = {"textcoords": "offset points", "ha": "center", "va": edge}
+    axes.annotate(name, point, (0, distance), fontsize=size, color=ink, zorder=4, **place)
+
+
 def latency_axis(axis: Axis, low: float, high: float) -> None:
     """Label a logarithmic axis that shows latencies from `low` to `high`, in milliseconds."""
     plain_log_axis(axis, low, high)

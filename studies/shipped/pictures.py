@@ -6,8 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MultipleLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 
-from hangtag.page.drawing import draw_front
-from hangtag.page.label_placement import Label, place
+from hangtag.page.drawing import draw_front, name_point
 from hangtag.page.series import looks
 from studies.pictures import finish
 from studies.shipped.speed import Measured
@@ -60,18 +59,17 @@ def accuracy_and_speed(models: Sequence[Measured]) -> Figure:
     """
     figure = Figure(figsize=(12.5, 4.6), layout="constrained")
     accuracy, throughput = figure.subplots(1, 2)
-    labels, front = [], []
+    p99s = [each.runs["64 in flight"]["latency_s"]["p99"] * 1000 for each in models]
+    front = draw_front(accuracy, zip(p99s, (each.accuracy for each in models), strict=True), ink="0.5")
     for each, look in zip(models, looks(each.name for each in models).values(), strict=True):
         colour = look.colour
         points = [(line["throughput"], line["latency_s"]["p99"] * 1000) for line in map(each.runs.get, SIZES) if line]
-        p99 = points[-1][1]
-        accuracy.plot(p99, each.accuracy, marker="o", markersize=9, color=colour)
-        labels.append(Label(each.name, p99, each.accuracy, radius=4.5, size=10, colour=colour))
-        front.append((p99, each.accuracy))
+        place = points[-1][1], each.accuracy
+        accuracy.plot(*place, marker="o", markersize=9, color=colour)
+        name_point(accuracy, each.name, place, 4.5, colour, above=place in front, size=8.5)
         throughput.plot(*zip(*points, strict=True), color=colour, label=each.title)
         for point, size in zip(points, SIZES.values(), strict=True):
             throughput.plot(*point, marker="o", markersize=size, color=colour)
-    draw_front(accuracy, front, ink="0.5")
     accuracy.set_ylabel("test accuracy")
     accuracy.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
     accuracy.margins(0.3)
@@ -88,5 +86,4 @@ def accuracy_and_speed(models: Sequence[Measured]) -> Figure:
         axis.set_minor_formatter(NullFormatter())
     finish(accuracy, "accuracy against latency with 64 calls in flight")
     finish(throughput, "with 1 (small), 8 and 64 (large) calls in flight")
-    place(accuracy, labels)  # the labels of the route and of its last member would overlap
     return figure

@@ -8,8 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
-from hangtag.page.drawing import BAD, draw_front, drawing, latency_axis, plain_log_axis
-from hangtag.page.label_placement import Label, place
+from hangtag.page.drawing import BAD, draw_front, drawing, latency_axis, name_point, plain_log_axis
 from hangtag.page.series import Look
 from hangtag.serving.loadtest.measuring.measured_run import Run
 from hangtag.serving.loadtest.plan.load import OpenLoop
@@ -48,11 +47,12 @@ def latency_range(runs: Iterable[Run]) -> Range:
 def accuracy_and_latency(choices: Sequence[ModelPoint], looks: Looks) -> str:
     """Draw accuracy against latency, with 95 % intervals. The area of a mark is proportional to the model's size.
 
-    A dashed line is the Pareto front. Targets that are significantly worse than another target have hollow marks.
+    A dashed line is the Pareto front. The names of its targets are above their marks, and other names below, so that
+    names rarely overlap. Targets that are significantly worse than another target have hollow marks.
     """
     with drawing("pareto", "Accuracy against latency") as picture:
         axes = picture.axes
-        labels = []
+        front = draw_front(axes, [(each.latency.estimate * 1e3, each.accuracy.estimate * 100) for each in choices])
         largest = max(choice.file_bytes for choice in choices)
         # Small marks are drawn on top of large marks.
         for choice in sorted(choices, key=lambda choice: -choice.file_bytes):
@@ -65,8 +65,7 @@ def accuracy_and_latency(choices: Sequence[ModelPoint], looks: Looks) -> str:
             axes.plot([x, x], [choice.accuracy.low * 100, choice.accuracy.high * 100], color=look.colour, linewidth=1)
             face = "none" if choice.beaten else look.colour
             axes.scatter(x, y, s=area, facecolor=face, edgecolor=look.colour, marker=look.marker, alpha=0.85, zorder=3)
-            labels.append(Label(choice.target, x, y, radius=math.sqrt(area) / 2, colour=look.colour))
-        draw_front(axes, [(each.latency.estimate * 1e3, each.accuracy.estimate * 100) for each in choices])
+            name_point(axes, choice.target, (x, y), math.sqrt(area) / 2, look.colour, above=(x, y) in front)
         axes.set_xscale("log")
         estimates = [choice.latency.estimate * 1e3 for choice in choices]
         margin = max((max(estimates) / min(estimates)) ** 0.2, _MARGIN)
@@ -76,7 +75,6 @@ def accuracy_and_latency(choices: Sequence[ModelPoint], looks: Looks) -> str:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} %" if value <= 100 else ""))
         axes.set_xlabel("p99 latency")
         axes.set_ylabel("accuracy")
-        place(axes, labels)
     return picture.svg
 
 
@@ -84,15 +82,12 @@ def throughput_and_latency(runs: Sequence[Run], looks: Looks) -> str:
     """Draw throughput against p50 (solid) and p99 (dashed) of closed loops, with a point for each concurrency."""
     with drawing("throughput", "Throughput against latency") as picture:
         axes = picture.axes
-        labels = []
         for name, look in looks.items():
             own = [run for run in runs if run.target == name]
             latencies = [(run.latency(50).total, run.latency(99).total) for run in own]
             _draw_p50_and_p99(axes, [run.throughput for run in own], latencies, look, width=1.2, size=5)
-            labels += [
-                Label(str(run.load.concurrency), run.throughput, p99 * 1e3, size=8, colour=look.colour)
-                for run, (_, p99) in zip(own, latencies, strict=True)
-            ]
+            for run, (_, p99) in zip(own, latencies, strict=True):
+                name_point(axes, str(run.load.concurrency), (run.throughput, p99 * 1e3), 2, look.colour, size=8)
         axes.margins(x=0.08, y=0.12)
         rates = [run.throughput for run in runs if run.throughput > 0]
         # On a linear axis, the points of much slower targets would crowd at the left edge.
@@ -105,7 +100,6 @@ def throughput_and_latency(runs: Sequence[Run], looks: Looks) -> str:
         axes.set_xlabel("throughput, calls/s")
         axes.set_yscale("log")
         _latency_scale(axes, axes.get_ylim())
-        place(axes, labels)
     return picture.svg
 
 
