@@ -20,8 +20,8 @@ def listed(root: Path) -> Listing:
     """List the images of a folder with four IDX files: the images and labels for training and for the test.
 
     The files are named train-images, train-labels, t10k-images and t10k-labels, followed by -idx3-ubyte or -idx1-ubyte,
-    and optionally by .gz. A name may begin with test instead of t10k. The labels in IDX files are numbers, by which the
-    labels are ordered. If there is a file ``labels.txt``, its lines name the labels.
+    and optionally by .gz. A name may begin with test instead of t10k. The labels are the numbers in the IDX files, in
+    ascending order.
 
     Raises:
         DataNotFoundError: A file is missing.
@@ -42,29 +42,12 @@ def listed(root: Path) -> Listing:
             )
         arrays[split] = images, classes
     present = sorted({number for _, classes in arrays.values() for number in np.unique(classes).tolist()})
-    labels = _labels(root, present[-1] + 1)
     pictures = [
-        Picture(root, f"{split} {index}", labels[number], split, image)
+        Picture(root, f"{split} {index}", str(number), split, image)
         for split, (images, classes) in arrays.items()
         for index, (image, number) in enumerate(zip(images, classes.tolist(), strict=True))
     ]
-    return Listing(pictures, tuple(labels[number] for number in present), [])
-
-
-def _labels(root: Path, count: int) -> list[str]:
-    file = root / "labels.txt"
-    if not file.is_file():
-        return list(map(str, range(count)))
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataCorruptError(f"{file} cannot be read ({reason(error)}). Write one label per line.") from error
-    labels = [line.strip() for line in lines if line.strip()]
-    if len(labels) < count or len(set(labels)) < len(labels):
-        raise DataCorruptError(
-            f"{file} must have {count} or more lines with different labels; it has {len(labels)} lines with labels."
-        )
-    return labels
+    return Listing(pictures, tuple(map(str, present)), [])
 
 
 def _find(root: Path, pattern: str) -> Path:

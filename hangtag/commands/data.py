@@ -1,13 +1,12 @@
 """``hangtag data`` shows a data set before a network is trained on it."""
 
-import importlib
-import warnings
+import math
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from hangtag.extras import needs
 from hangtag.options import options_of
@@ -21,8 +20,8 @@ from hangtag.training.data.sources import DataOptions
 _SHOWN = 8
 """The number of pictures of each class on a contact sheet."""
 _MOST_ROWS = 100
-_EDGE = 72
-"""The longest edge in pixels of a picture on a contact sheet. Larger pictures would need gigabytes of memory."""
+_EDGE, _GAP = 72, 6
+"""The longest edge of a picture on a contact sheet, and the gap between two pictures, in pixels."""
 
 
 @click.group()
@@ -61,7 +60,7 @@ def show(source: str, sheet: Path | None, as_json: bool, **options: Any) -> None
             raise click.UsageError(f"--sheet {sheet}: the sheet is a PNG file, so its name must end in .png.")
         require_writable(sheet)
         with needs("export", "--sheet"):  # checked first, because reading the pictures may take minutes
-            importlib.import_module("matplotlib")
+            from matplotlib.font_manager import findfont
     given = DataOptions(data=source, **options)
     dataset = sources.load(source, given.data_dir, own=given.own_pictures)
     counts = _counts(dataset)
@@ -79,7 +78,7 @@ def show(source: str, sheet: Path | None, as_json: bool, **options: Any) -> None
         for note in dataset.notes:
             click.echo(escaped(note))
     if sheet is not None:
-        _draw_sheet(dataset, sheet)
+        _draw_sheet(dataset, sheet, ImageFont.truetype(findfont("DejaVu Sans"), 12))
         if len(dataset.labels) > _MOST_ROWS:
             click.echo(f"{sheet} shows the first {_MOST_ROWS} of {len(dataset.labels)} classes.", err=True)
 
@@ -94,26 +93,19 @@ def _counts(dataset: Dataset) -> dict[str, dict[str, int]]:
     return counts
 
 
-def _draw_sheet(dataset: Dataset, file: Path) -> None:
+def _draw_sheet(dataset: Dataset, file: Path, font: ImageFont.FreeTypeFont) -> None:
     """Draw the first training pictures of each class in a row that begins with the class's name."""
-    from matplotlib.figure import Figure
-
     labels, images, classes = dataset.labels[:_MOST_ROWS], dataset.train.images, dataset.train.classes
-    _, height, width, *channels = images.shape
-    scale = min(1, _EDGE / max(height, width))
-    height, width = max(1, round(height * scale)), max(1, round(width * scale))
-    high, wide = height + max(1, width // 12), width + max(1, width // 12)  # with the gap to the next picture
-    sheet = np.full((len(labels), high, _SHOWN, wide, *channels), 255, np.uint8)
-    for row in range(len(labels)):
+    height, width = images.shape[1:3]
+    scale = max(height, width) / _EDGE
+    left = math.ceil(max(map(font.getlength, labels))) + 2 * _GAP
+    sheet = Image.new("RGB", (left + _SHOWN * (_EDGE + _GAP), len(labels) * (_EDGE + _GAP)), "white")
+    for row, label in enumerate(labels):
+        top = row * (_EDGE + _GAP)
+        ImageDraw.Draw(sheet).text((_GAP, top + _EDGE / 2), label, "black", font, anchor="lm")
         members = np.flatnonzero(classes[:, row] if dataset.has_label_sets else classes == row)[:_SHOWN]
         for place, index in enumerate(members):
-            sheet[row, :height, place, :width] = Image.fromarray(images[index]).resize((width, height))
-    longest = max(high, wide)  # is drawn an inch long
-    figure = Figure((_SHOWN * wide / longest, len(labels) * high / longest))
-    axes = figure.add_axes((0, 0, 1, 1), frame_on=False, xticks=[])
-    axes.imshow(sheet.reshape(len(labels) * high, _SHOWN * wide, *channels), cmap="gray", vmin=0, vmax=255)
-    axes.set_yticks(np.arange(len(labels)) * high + height / 2, labels, parse_math=False)
-    axes.tick_params(length=0)
-    with writing(file), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a box is drawn in place of the character
-        figure.savefig(file, format="png", dpi=72, bbox_inches="tight")
+            size = max(1, round(width / scale)), max(1, round(height / scale))
+            sheet.paste(Image.fromarray(images[index]).resize(size), (left + place * (_EDGE + _GAP), top))
+    with writing(file):
+        sheet.save(file, format="png")

@@ -67,9 +67,6 @@ def test_a_file_and_its_server_have_the_same_figures_for_the_same_pictures(sampl
     split = ("evaluate", samples / "models/fast", "--samples", f"folder:{samples}/split")
     assert "Only the 12 pictures of the split 'test' are used.\n" in invoke(*split).stderr
     figures.append(evaluated(*split[1:]))
-    root = own_pictures.idx(samples / "idx", size=(*SIZE, 3))  # only the two test files are evaluated
-    (root / "labels.txt").write_text("\n".join(COLOURS))
-    assert evaluated(samples / "models/fast", "--samples", f"idx:{root}")["data"]["images"] == 12
     for each in (*figures, served):
         assert (each["data"]["images"], each["accuracy"]) == (12, pytest.approx(11 / 12))
         assert each["confusion"] == figures[0]["confusion"]

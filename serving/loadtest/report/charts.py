@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -60,9 +61,10 @@ def accuracy_and_latency(choices: Sequence[ModelPoint], looks: Looks) -> str:
             share = choice.file_bytes / largest if largest else 0.2
             area = max(_LARGEST_MARK * share, _SMALLEST_MARK)
             x, y = choice.latency.estimate * 1e3, choice.accuracy.estimate * 100
+            bar: Any = {"color": look.colour, "linewidth": 1, "alpha": 0.5}
             if choice.latency.known:
-                axes.plot([choice.latency.low * 1e3, choice.latency.high * 1e3], [y, y], color=look.colour, linewidth=1)
-            axes.plot([x, x], [choice.accuracy.low * 100, choice.accuracy.high * 100], color=look.colour, linewidth=1)
+                axes.plot([choice.latency.low * 1e3, choice.latency.high * 1e3], [y, y], **bar)
+            axes.plot([x, x], [choice.accuracy.low * 100, choice.accuracy.high * 100], **bar)
             face = "none" if choice.beaten else look.colour
             axes.scatter(x, y, s=area, facecolor=face, edgecolor=look.colour, marker=look.marker, alpha=0.85, zorder=3)
             name_point(axes, choice.target, (x, y), math.sqrt(area) / 2, look.colour, above=(x, y) in front)

@@ -16,10 +16,6 @@ def test_idx_files_of_any_size_are_read(tmp_path: Path) -> None:
     assert (found["image"]["height"], found["image"]["width"], found["image"]["channels"]) == (9, 8, 1)
     assert found["labels"] == {label: {"train": 18, "validation": 2, "test": 6} for label in ("0", "1")}
     assert show(f"idx:{own_pictures.idx(tmp_path / 'plain', zipped=False)}")["digest"] == found["digest"]
-    (root / "labels.txt").write_text("even\nodd\n")
-    named = show(f"idx:{root}")
-    assert list(named["labels"]) == ["even", "odd"]
-    assert named["digest"] != found["digest"]
     assert show(f"idx:{root}", "--validation-share", 0.5)["splits"] == {"train": 20, "validation": 20, "test": 12}
     assert contents(f"idx:{root}", split_seed=1) != contents(f"idx:{root}")
     assert show(f"idx:{root}", "--size", "16x12", "--fit", "pad")["image"]["height"] == 16
@@ -60,9 +56,6 @@ def test_files_that_are_no_idx_files_are_named_with_what_is_wrong(tmp_path: Path
     file.with_name(f"{file.name}.gz").write_bytes(whole)
     assert "cannot be read (it is not a gzip file, or is cut off)." in refused(f"idx:{root}")
     file.with_name(f"{file.name}.gz").unlink()
-    file.write_bytes(whole)
-    (root / "labels.txt").write_bytes(b"caf\xe9\nodd\n")
-    assert "labels.txt cannot be read (it is not UTF-8). Write one label per line." in refused(f"idx:{root}")
 
 
 def test_what_a_published_set_repeats_is_in_one_split_and_its_test_stays_whole(tmp_path: Path) -> None:
