@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from hangtag.errors import DataCorruptError, DataNotFoundError, reason
-from hangtag.evaluation.subject import Array, EvaluationError, Subject, sentence
+from hangtag.errors import reason
+from hangtag.evaluation.subject import Array, EvaluationError, Subject
 from hangtag.extras import needs
 from hangtag.options import SampleOptions
 from hangtag.printable import named
@@ -63,8 +63,6 @@ def load(
         recorded = subject.config.get("data_dir")
         data_dir = Path(recorded) if isinstance(recorded, str) and Path(recorded).is_dir() else None
     name = name or subject.dataset
-    if name is None and split == "test" and "tested_on" in subject.signature.metadata:
-        return _tested(subject, limit, data_dir)
     if name is None:
         known = f"has the labels {named(subject.labels)}" if subject.labels else "names no labels"
         raise EvaluationError(
@@ -77,7 +75,7 @@ def load(
     if name == fashion_mnist.NAME or name in outfits.NAMES:
         return _garments(name, split, limit, data_dir)
     with needs("train", f"the data set {name}"):
-        whole = _own_dataset(subject, name, data_dir, runs, option) if is_own else sources.load(name, data_dir)
+        whole = _own_dataset(subject, name, data_dir, runs) if is_own else sources.load(name, data_dir)
     content, labels = (whole.validation if split == "validation" else whole.test).first(limit), whole.labels
     if is_own and subject.labels:  # number the classes in the order of the model's labels
         content, labels = replace(content, classes=_numbers(labels, subject, name)[content.classes]), subject.labels
@@ -126,18 +124,13 @@ def _garments(name: str, split: str, limit: int | None, data_dir: Path | None) -
     return Samples(name, split, str(folder), fashion_mnist.LABELS, image, content.first(limit))
 
 
-def _own_dataset(subject: Subject, name: str, data_dir: Path | None, runs: Path, option: str) -> Dataset:
+def _own_dataset(subject: Subject, name: str, data_dir: Path | None, runs: Path) -> Dataset:
     """Load the user's pictures, split and prepared as in the model's run."""
     config: Mapping[str, Any] = subject.config or {}
     # A data set other than the model's own is only converted to the model's input size, which needs no run.
     if name != config.get("dataset"):
         return sources.load(name, image=_image(subject))
-    try:
-        return runs_data.load(config, data_dir, _members(subject, runs))
-    except (DataNotFoundError, DataCorruptError) as error:
-        raise EvaluationError(
-            f"{subject.name}: {error} Or name pictures with {option} on which the model was not trained."
-        ) from error
+    return runs_data.load(config, data_dir, _members(subject, runs))
 
 
 def _own_samples(subject: Subject, own: str, limit: int | None, option: str) -> Samples:
@@ -157,24 +150,12 @@ def _own_samples(subject: Subject, own: str, limit: int | None, option: str) -> 
     return Samples(own, "samples", own, subject.labels, image, content.first(limit), notes)
 
 
-def _tested(subject: Subject, limit: int | None, data_dir: Path | None) -> Samples:
-    """Load the pictures on which `hangtag import` measured a third-party model's accuracy."""
-    with needs("cpu", "finding the pictures of an imported model"):
-        from hangtag.export.errors import PicturesGoneError
-        from hangtag.export.verify import tested_pictures
-    try:
-        data = tested_pictures(subject.signature.metadata, _image(subject), subject.labels, data_dir)
-    except PicturesGoneError as error:
-        raise EvaluationError(f"{subject.name}: {sentence(error)} Or name pictures with --samples.") from error
-    except (ValueError, TypeError, KeyError) as error:
-        raise EvaluationError(f"{subject.name}: the record of its accuracy is damaged.") from error
-    return Samples(data.name, "test", data.name, subject.labels, data.image, data.content.first(limit), data.notes)
-
-
 def _image(subject: Subject) -> ImageSpec:
     if subject.image is None:
         raise EvaluationError(
-            f"{subject.name} does not say how pictures are turned into the model's input. {subject.fit_remedy}"
+            f"{subject.name} does not say how pictures are turned into the model's input. Record it with: hangtag "
+            "models fit NAME --fit stretch|crop|pad. If the model is not a picture classifier, import its file with: "
+            "hangtag import FILE.onnx --name NAME --preprocessing fit=stretch|crop|pad"
         )
     return subject.image
 

@@ -20,7 +20,6 @@ import numpy.typing as npt
 from hangtag.errors import UserError
 from hangtag.extras import needs
 from hangtag.printable import named
-from hangtag.serving import model_repository
 from hangtag.serving.client import Client, ClientError
 from hangtag.serving.client import Outputs as Inferred
 from hangtag.serving.credentials import Credentials
@@ -62,8 +61,7 @@ class Subject:
     config: Mapping[str, Any] | None = None  # the config.json of the model's run, if known
     image: ImageSpec | None = None  # how a picture is turned into the model's input, if known
     threshold: float | None = None  # multi-label: the lowest probability at which a label is in the set, if known
-    fit_remedy: str = "Import its ONNX file with --preprocessing."  # advice to the user if ``image`` is None
-    signature: Signature = _UNKNOWN  # a file's inputs, outputs and metadata; a served model's metadata
+    signature: Signature = _UNKNOWN  # a file's inputs, outputs and metadata; empty for other kinds
 
     @property
     def dataset(self) -> str | None:
@@ -144,17 +142,10 @@ def of_file(path: Path, threads: int | None = None) -> Subject:
             except InferenceError as error:
                 raise EvaluationError(f"{path} fails on the data set's images: {sentence(error)}") from error
 
-    name, models = path.parent.parent.name, path.parent.parent.parent
-    remedy = (
-        f"Turn it into a picture classifier with: hangtag import {path} --name {name or path.stem}-pictures "
-        "--preprocessing fit=stretch|crop|pad"
-    )
-    if signature.picture_shape is not None and model_repository.find_file(str(models / name)) is not None:
-        remedy = f"Record it with: hangtag models fit {name} --models {models} --fit stretch|crop|pad"
     return Subject(
         "onnx", str(path), signature.task or "single_label", {"provider": runtime.provider}, compute,
         labels=signature.labels, config=_config(signature), image=signature.image, threshold=signature.threshold,
-        fit_remedy=remedy, signature=signature,
+        signature=signature,
     )  # fmt: skip
 
 
@@ -200,17 +191,14 @@ def of_server(model: str, address: str, version: str, timeout: float, credential
     try:
         metadata = {key.removeprefix(PREFIX): text for key, text in parameters.items() if key.startswith(PREFIX)}
         described = Signature((), (), metadata)
-        subject = Subject(
+        return Subject(
             "server", model, described.task or "single_label", details, compute,
             labels=described.labels, config=_config(described),
             image=ImageSpec.parse(metadata["image"]) if "image" in metadata else None,
-            threshold=described.threshold if "threshold" in metadata else None, signature=described,
+            threshold=described.threshold if "threshold" in metadata else None,
         )  # fmt: skip
     except (ValueError, RecursionError) as error:
         raise EvaluationError(f"{model} at {address} has a configuration that cannot be read: {error}.") from error
-    if "classifies_images" in parameters:
-        subject.fit_remedy = f"Record it with: hangtag models fit {model} --fit stretch|crop|pad"
-    return subject
 
 
 def _config(signature: Signature) -> Mapping[str, Any] | None:
