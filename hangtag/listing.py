@@ -15,7 +15,6 @@ from hangtag.serving.image_spec import SUFFIXES, Pixels
 _SPLITS = {"train": "train", "training": "train", "val": "validation", "valid": "validation",
            "validation": "validation", "test": "test"}  # fmt: skip
 """Name of a folder, or value in the column ``split`` of a CSV file -> name of the split."""
-_COLUMNS = {"path": ("path", "file", "filename", "image"), "label": ("label", "class"), "split": ("split",)}
 _ENDINGS = ", ".join(SUFFIXES)
 
 
@@ -155,17 +154,14 @@ def _in_csv(file: Path) -> list[Picture]:
         header = text.partition("\n")[0]
         rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count))
         names = rows.fieldnames or ()
-        columns = {
-            column: next((name for name in names if name.strip().lower() in spellings), "")
-            for column, spellings in _COLUMNS.items()
-        }
-        if not columns["path"] or not columns["label"]:
+        columns = {name.strip().lower(): name for name in names}
+        if not {"path", "label"} <= columns.keys():
             raise DataCorruptError(
                 f"{file} has the columns {', '.join(names) or '(none)'}. The first line of a CSV file must name the "
                 "columns 'path' and 'label', and may name the column 'split'."
             )
         for row in rows:
-            path, label, split = ((row.get(column) or "").strip() for column in columns.values())
+            path, label, split = ((row.get(columns.get(key, key)) or "").strip() for key in ("path", "label", "split"))
             line = f"{file}, line {rows.line_num}"
             if None in row:  # under the key None, csv.DictReader collects the values beyond the last column
                 raise DataCorruptError(
@@ -174,28 +170,23 @@ def _in_csv(file: Path) -> list[Picture]:
                 )
             if not path or not label:
                 raise DataCorruptError(f"{line} has no {'label' if path else 'path'}.")
-            if columns["split"] and split.lower() not in _SPLITS:
+            if "split" in columns and split.lower() not in _SPLITS:
                 raise DataCorruptError(f"{line} has the split {split!r}; it must be train, validation or test.")
             if not (file.parent / path).is_file():
                 missing.append(f"{path} in line {rows.line_num}")
             pictures.append(Picture(file.parent / path, path, normal(label), _SPLITS.get(split.lower())))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        why = reason(error)
-        if isinstance(error, UnicodeDecodeError):
-            number = error.object.count(b"\n", 0, error.start) + 1
-            why += f" in line {number}"
-        elif isinstance(error, csv.Error):
-            why += f" after line {rows.line_num}"
+        line = f" after line {rows.line_num}" if isinstance(error, csv.Error) else ""
         raise DataCorruptError(
-            f"{file} cannot be read ({why}). Give a CSV file that is saved as UTF-8 (in spreadsheets: 'CSV "
-            "UTF-8') and that has a closing quotation mark for each opening one."
+            f"{file} cannot be read ({reason(error)}{line}). Give a CSV file that is saved as UTF-8 (in spreadsheets: "
+            "'CSV UTF-8') and that has a closing quotation mark for each opening one."
         ) from error
     if missing:
         count = counted(len(missing), "file that is", "files that are")
         raise DataNotFoundError(f"{file} lists {count} not in {file.parent}: {named(missing)}.")
     if not pictures:
         raise DataNotFoundError(f"{file} lists no pictures.")
-    if columns["split"] and "test" not in {each.split for each in pictures}:
+    if "split" in columns and "test" not in {each.split for each in pictures}:
         raise DataCorruptError(
             f"{file} has no line whose split is test. Add lines with this split, or leave out the column 'split'."
         )

@@ -47,28 +47,22 @@ class Model:
     per_sample: float  # how many seconds per sample one processor needs for a full batch
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """The performance of a candidate under a load: either measured, or predicted as the best possible value."""
-
-    throughput: float = math.nan  # calls per second with 64 calls in flight, or its predicted upper limit
-    p99: float = math.nan  # in seconds, at the requested rate or else with 64 calls in flight, or its lower limit
-    is_predicted: bool = True
-    overloaded: bool = False  # whether the server cannot answer every call at the requested rate
-    problems: tuple[str, ...] = ()  # the reasons why the measurement is invalid, each as a sentence
-    doubt: str = ""  # the reason why the measurement is doubtful; empty if there is none
-
-
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A single model, or a cascade at one threshold, with its result for the samples."""
+    """A single model, or a cascade at one threshold, with its result for the samples, and its performance under a load:
+    either measured, or predicted as the best possible value."""
 
     models: tuple[Model, ...]  # in the order in which they answer
     threshold: float  # the probability that an answer of any model but the last must reach; 0 for a single model
     reached: tuple[float, ...]  # for each model, the share of the samples that the model answers; 1 for the first
     accuracy: float  # the share of the samples that are classified correctly
     lost: int  # the number of samples that a cascade misclassifies and its last model classifies correctly
-    figures: Outcome = Outcome()
+    throughput: float = math.nan  # calls per second with 64 calls in flight, or its predicted upper limit
+    p99: float = math.nan  # in seconds, at the requested rate or else with 64 calls in flight, or its lower limit
+    is_predicted: bool = True
+    overloaded: bool = False  # whether the server cannot answer every call at the requested rate
+    problems: tuple[str, ...] = ()  # the reasons why the measurement is invalid, each as a sentence
+    doubt: str = ""  # the reason why the measurement is doubtful; empty if there is none
 
     @property
     def is_cascade(self) -> bool:
@@ -177,9 +171,9 @@ class Wanted:
         """List the missed requirements: "accuracy", "rate", "p99", and "valid load test"."""
         misses = {
             "accuracy": one.accuracy < self.accuracy - 1e-12,
-            "rate": one.figures.overloaded,
-            "valid load test": bool(one.figures.problems) and not one.figures.overloaded,
-            "p99": self.p99 is not None and one.figures.p99 > self.p99,
+            "rate": one.overloaded,
+            "valid load test": bool(one.problems) and not one.overloaded,
+            "p99": self.p99 is not None and one.p99 > self.p99,
         }
         return [requirement for requirement, is_missed in misses.items() if is_missed]
 
@@ -194,7 +188,7 @@ def choose(
     """
     listed = candidates(models, wanted.accuracy, wanted.lose_at_most)
     processors = len(os.sched_getaffinity(0))
-    ordered = ranked([replace(one, figures=limits(one, processors, wanted.rate)) for one in listed], wanted)
+    ordered = ranked([limits(one, processors, wanted.rate) for one in listed], wanted)
     accurate = [one for one in ordered if not one.is_cascade and "accuracy" not in wanted.missed_by(one)]
     # A cascade must beat the fastest single model that is accurate enough. Therefore, this model is load-tested too.
     chosen = list(dict.fromkeys([*ordered[:tries], *accurate[:1]])) if tries else []
@@ -202,8 +196,8 @@ def choose(
     return tested + [one for one in ordered if one not in chosen]
 
 
-def limits(one: Candidate, processors: int, rate: float | None) -> Outcome:
-    """Return the largest throughput and the shortest p99 that the models' times permit, without a server's overhead.
+def limits(one: Candidate, processors: int, rate: float | None) -> Candidate:
+    """Predict the largest throughput and the shortest p99 that the models' times permit, without a server's overhead.
 
     If no other batch is running, the server may compute a batch with one thread per processor. With N threads, a batch
     takes at least 1/N of the time that it takes with one thread.
@@ -213,7 +207,7 @@ def limits(one: Candidate, processors: int, rate: float | None) -> Outcome:
     p99 = alone / processors
     if rate is None:
         p99 = max(p99, IN_FLIGHT / throughput)  # the mean latency, by Little's law
-    return Outcome(throughput, p99, overloaded=rate is not None and rate > throughput)
+    return replace(one, throughput=throughput, p99=p99, overloaded=rate is not None and rate > throughput)
 
 
 def ranked(listed: Sequence[Candidate], wanted: Wanted) -> list[Candidate]:
@@ -226,7 +220,7 @@ def ranked(listed: Sequence[Candidate], wanted: Wanted) -> list[Candidate]:
     def key(one: Candidate) -> tuple[int, float, float]:
         missed = wanted.missed_by(one)
         short = wanted.accuracy - one.accuracy if "accuracy" in missed else 0.0
-        late = one.figures.p99 if "p99" in missed else 0.0
-        return len(missed), short or late, -one.figures.throughput
+        late = one.p99 if "p99" in missed else 0.0
+        return len(missed), short or late, -one.throughput
 
     return sorted(listed, key=key)

@@ -28,15 +28,15 @@ def cells(one: Candidate, wanted: Wanted) -> list[str]:
         f"{one.accuracy:.2%}",
         f"{one.lost:,}" if one.is_cascade else "",
         f"{one.cost * 1e6:,.0f}",
-        f"{'≤ ' * one.figures.is_predicted}{units.three_digits(one.figures.throughput)}",
-        f"{'≥ ' * one.figures.is_predicted}{units.duration(one.figures.p99)}",
+        f"{'≤ ' * one.is_predicted}{units.three_digits(one.throughput)}",
+        f"{'≥ ' * one.is_predicted}{units.duration(one.p99)}",
         ", ".join(wanted.missed_by(one)),
     ]
 
 
 def sentences(listed: Sequence[Candidate], wanted: Wanted, measured: Measured) -> list[str]:
     """Say which candidate to serve and why, or which candidate is nearest and which requirements it misses."""
-    one, figures, missed = listed[0], listed[0].figures, wanted.missed_by(listed[0])
+    one, missed = listed[0], wanted.missed_by(listed[0])
     load = f"with {IN_FLIGHT} in flight" if wanted.rate is None else f"at {wanted.rate:g} calls/s"
     p99 = "" if wanted.p99 is None else f" and p99 within {units.duration(wanted.p99)}"
     asked = f"{wanted.accuracy:.2%} right{p99}{f' {load}' if p99 or wanted.rate is not None else ''}"
@@ -56,11 +56,11 @@ def sentences(listed: Sequence[Candidate], wanted: Wanted, measured: Measured) -
         f"Of {result(one, measured)}.",
         f"On new pictures of the same kind, the accuracy is {interval.low:.2%} to {interval.high:.2%} with 95 % "
         "confidence, unless a model's best epoch was chosen by these images.",
-        f"{'Predicted, without a load test' if figures.is_predicted else 'Measured'}: "
+        f"{'Predicted, without a load test' if one.is_predicted else 'Measured'}: "
         f"{throughput} calls/s with {IN_FLIGHT} in flight, p99 {latency} {load}.",
     ]
-    lines += [f"The load test is invalid: {problem}." for problem in figures.problems]
-    return lines + ([f"The figures are doubtful: {figures.doubt}."] if figures.doubt else [])
+    lines += [f"The load test is invalid: {problem}." for problem in one.problems]
+    return lines + ([f"The figures are doubtful: {one.doubt}."] if one.doubt else [])
 
 
 def result(one: Candidate, measured: Measured) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from hangtag.choose.candidates import IN_FLIGHT, Candidate, Outcome
+from hangtag.choose.candidates import IN_FLIGHT, Candidate
 from hangtag.evaluation.subject import Array, EvaluationError
 from hangtag.serving.credentials import Credentials
 from hangtag.serving.loadtest.measuring.load_test import measure as run_load_test
@@ -50,15 +50,17 @@ def load_test(
     tested = []
     for one, name in zip(candidates, names, strict=True):
         runs = [run for run in results.runs if run.target == name]  # closed loops run first
-        figures = Outcome(
-            throughput=runs[0].throughput,
-            p99=runs[-1].total.latency.percentile(99),
-            is_predicted=False,
-            overloaded=any(run.total.failed for run in runs),
-            problems=tuple(reason for run in runs for reason in run.invalid),
-            doubt=next((run.doubt for run in runs if run.doubt), ""),
+        tested.append(
+            replace(
+                one,
+                throughput=runs[0].throughput,
+                p99=runs[-1].total.latency.percentile(99),
+                is_predicted=False,
+                overloaded=any(run.total.failed for run in runs),
+                problems=tuple(reason for run in runs for reason in run.invalid),
+                doubt=next((run.doubt for run in runs if run.doubt), ""),
+            )
         )
-        tested.append(replace(one, figures=figures))
     return tested
 
 

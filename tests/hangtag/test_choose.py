@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from hangtag.choose import report, trial
-from hangtag.choose.candidates import Candidate, Model, Outcome, Wanted, candidates, curve, limits, ranked
+from hangtag.choose.candidates import Candidate, Model, Wanted, candidates, curve, limits, ranked
 from hangtag.choose.candidates import choose as run_choice
 from hangtag.choose.measuring import Measured
 from hangtag.evaluation.subject import EvaluationError
@@ -39,7 +39,7 @@ WORSE = model("worse", SURE[::-1].copy(), ~RIGHT, 0.1, 0.1)
 
 def load_tested(one: Candidate, *problems: str) -> Candidate:
     """A candidate whose load test measured exactly the predicted figures."""
-    return replace(one, figures=replace(one.figures, is_predicted=False, problems=problems))
+    return replace(one, is_predicted=False, problems=problems)
 
 
 def named(listed: list[Candidate]) -> dict[str, Candidate]:
@@ -83,8 +83,7 @@ def test_the_best_and_the_best_single_model_are_tested_and_come_first() -> None:
         """A load test in which the single model is much faster than predicted."""
         tested.append([one.name for one in chosen])
         return [
-            replace(one, figures=Outcome(100.0 if one.is_cascade else 1000.0, 0.1, is_predicted=False))
-            for one in chosen
+            replace(one, throughput=100.0 if one.is_cascade else 1000.0, p99=0.1, is_predicted=False) for one in chosen
         ]
 
     listed = run_choice([FAST, SLOW], Wanted(0.75), test, tries=1)
@@ -102,7 +101,7 @@ def test_what_meets_everything_comes_first_and_then_what_is_nearest() -> None:
     listed = candidates([FAST, SLOW], accuracy=0.75)
 
     def order(wanted: Wanted) -> list[tuple[str, list[str]]]:
-        before = [replace(one, figures=limits(one, 2, wanted.rate)) for one in listed]
+        before = [limits(one, 2, wanted.rate) for one in listed]
         tested, order = [
             [(one.name, wanted.missed_by(one)) for one in ranked(each, wanted)]
             for each in ([load_tested(one) for one in before], before)
@@ -125,7 +124,7 @@ def test_the_sentences_name_what_the_figures_do_not_show() -> None:
     images = np.zeros((4, 28, 28), np.uint8)
     measured = Measured([FAST, SLOW], images, "4 validation images")
     one = candidates([FAST, SLOW], accuracy=0.75)[-1]
-    one = replace(one, figures=limits(one, 2, None))
+    one = limits(one, 2, None)
 
     def sentences(one: Candidate) -> str:
         return " ".join(report.sentences([one], Wanted(0.75), measured))

@@ -74,7 +74,7 @@ def test_splits_that_are_given_stay_and_only_what_lacks_is_taken_from_the_traini
         (file.relative_to(tmp_path).as_posix(), file.parent.name, file.parents[1].name.upper())
         for file in photos.glob("*/*/*.png")
     ]
-    listed = own_pictures.csv(tmp_path / "labels.csv", rows, "File,Class,Split")
+    listed = own_pictures.csv(tmp_path / "labels.csv", rows, "Path,Label,Split")
     assert show(f"csv:{listed}")["labels"] == counts
     for delimiter, encoding in ((";", "utf-8-sig"), ("\t", "utf-8")):
         (tmp_path / "other.csv").write_text(listed.read_text().replace(",", delimiter), encoding)
@@ -169,7 +169,7 @@ def test_folders_that_cannot_be_divided_are_refused(tmp_path: Path, counts: dict
         ("path,label\n000.png,cats\n000.png,dogs\n", "000.png (cats) and 000.png (dogs). Delete the wrong copies."),
         ("path,label\n000.png,cats,dogs\n", "line 2 has 3 values for 2 columns. Put quotation marks around texts"),
         ('path,label\n000.png,"' + "x" * 200_000, "field limit (131072) after line 1). Give a CSV file that is saved"),
-        (b"path,label\ncaf\xe9.png,cats\n", "labels.csv cannot be read (it is not UTF-8 in line 2). Give a CSV file"),
+        (b"path,label\ncaf\xe9.png,cats\n", "labels.csv cannot be read (it is not UTF-8). Give a CSV file"),
     ],
 )
 def test_csv_files_that_cannot_be_used_are_refused(tmp_path: Path, text: str | bytes, expected: str) -> None:
