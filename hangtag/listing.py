@@ -82,7 +82,7 @@ def normal(label: str) -> str:
 def _in_folder(root: Path) -> tuple[list[Picture], list[str]]:
     if not root.is_dir():
         raise DataNotFoundError(f"{root} is not a folder. Name a folder that has a folder of pictures for each class.")
-    pictures, others, loose = list[Picture](), list[str](), list[str]()
+    pictures, left_out = list[Picture](), list[str]()
     visited, classes = set[str](), set[str]()
     depth = 0  # 1 if the root contains folders of splits, which contain the folders of classes
     for folder, folders, files in os.walk(root, onerror=_refuse, followlinks=True):
@@ -98,13 +98,11 @@ def _in_folder(root: Path) -> tuple[list[Picture], list[str]]:
             classes.add(normal(above[depth]))
         for file in (Path(folder, each) for each in sorted(files) if not each.startswith(".")):
             name, is_picture = file.relative_to(root).as_posix(), file.suffix.lower() in SUFFIXES
-            if len(above) <= depth:
-                loose += [name] if is_picture else []
-            elif is_picture:
+            if is_picture and len(above) > depth:
                 split = _SPLITS[above[0].lower()] if depth else None
                 pictures.append(Picture(file, name, normal(above[depth]), split))
-            else:
-                others.append(name)
+            elif is_picture or len(above) > depth:
+                left_out.append(name)
     if not pictures:
         raise DataNotFoundError(
             f"{root} has no folders with pictures. Put each class's pictures into a folder with the class's name, such "
@@ -115,12 +113,9 @@ def _in_folder(root: Path) -> tuple[list[Picture], list[str]]:
             f"{len(empty)} of {len(classes)} folders of classes in {root} have no pictures: "
             f"{', '.join(sorted(empty))}. File names must end in {_ENDINGS}. Convert other files, or remove the folder."
         )
-    left_out = (
-        (loose, ("picture that is in no class's folder", "pictures that are in no class's folder")),
-        (others, (f"file whose name does not end in {_ENDINGS}", f"files whose names do not end in {_ENDINGS}")),
-    )
-    notes = [f"Left out {counted(len(names), *nouns)}: {named(names)}." for names, nouns in left_out if names]
-    return pictures, notes
+    what = counted(len(left_out), "file", "files")
+    note = f"Left out {what} outside the classes' folders, or with other endings than {_ENDINGS}: {named(left_out)}."
+    return pictures, [note] if left_out else []
 
 
 def _refuse(error: OSError) -> None:

@@ -91,28 +91,23 @@ def _kind_of(kind: Any, rules: Rules) -> click.ParamType[Any]:
         return Duration(min=0)
     if kind in (int, float):
         if rules.listed:
-            return NumberList(kind)
+            return click.types.FuncParamType(_numbers(kind))
         if rules.between == (None, None):
             return click.INT if kind is int else click.FLOAT
         return (click.IntRange if kind is int else FiniteRange)(*rules.between)
     return click.Path(dir_okay=rules.folder, path_type=Path) if kind is Path else click.STRING
 
 
-class NumberList(click.ParamType[Any]):
-    """Numbers separated by commas: 1,8,64."""
+def _numbers(number: type[int] | type[float]) -> Callable[[Any], tuple[float, ...]]:
+    """Return a function that reads numbers separated by commas, such as 1,8,64."""
 
-    name = "list"
-
-    def __init__(self, number: type[int] | type[float]) -> None:
-        self._number = number
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
-        if isinstance(value, tuple):
-            return value
+    def numbers(value: Any) -> tuple[float, ...]:
         try:
-            return tuple(self._number(part) for part in str(value).split(","))
-        except ValueError:
-            self.fail(f"{value!r} is not a list of numbers such as 1,8,64", param, ctx)
+            return value if isinstance(value, tuple) else tuple(map(number, value.split(",")))
+        except ValueError as error:
+            raise click.BadParameter(f"{value!r} is not a list of numbers such as 1,8,64") from error
+
+    return numbers
 
 
 def repository(value: str | Path) -> Path | str:

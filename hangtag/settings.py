@@ -18,7 +18,6 @@ class Rules:
     about: str  # the help text
     flag: str | None = None  # the option's name; None for the field's name with hyphens
     between: tuple[Any, Any] = (None, None)  # the valid numbers, which the help shows; None for no limit
-    at_least: float | None = None  # the smallest valid number, which `problems` checks and click does not
     above: float | None = None  # a number that the value must exceed, which `problems` checks and click does not
     choices: Sequence[str] = ()  # the valid texts; if empty, any text is valid
     duration: bool = False  # whether the value is a number of seconds that may be written with a unit, such as 500ms
@@ -88,9 +87,8 @@ def _expected(declared: Field[Any], rules: Rules, value: Any) -> str:
 
 def _is_in_range(rules: Rules, value: float) -> bool:
     least, most = rules.between
-    limits = [least is None or least <= value, most is None or value <= most]
-    limits += [rules.at_least is None or rules.at_least <= value, rules.above is None or rules.above < value]
-    return all(limits)
+    above = rules.above is None or rules.above < value
+    return above and (least is None or least <= value) and (most is None or value <= most)
 
 
 def _number(declared: Field[Any], rules: Rules) -> str:
@@ -102,5 +100,4 @@ def _number(declared: Field[Any], rules: Rules) -> str:
         return f"{number} from {least} to {most}"
     if rules.above is not None:
         return f"{number} above {rules.above}"
-    least = rules.at_least if least is None else least
     return number if least is None else f"{number} of at least {least}"

@@ -102,7 +102,7 @@ class Scenario:
         choices=get_args(ScenarioName),
     )
     concurrency: tuple[int, ...] = setting(
-        (), "Closed loop: the queries in flight in each run, such as 1,8,64.", listed=True, at_least=1
+        (), "Closed loop: the queries in flight in each run, such as 1,8,64.", listed=True, between=(1, None)
     )
     rate: tuple[float, ...] = setting(
         (), "Open loop: the calls per second in each run, such as 500,1000.", listed=True, above=0
@@ -116,20 +116,22 @@ class Scenario:
     )
     percentile: float = setting(99.0, "The percentile of the latency by which a run is judged.")
     min_duration: float = setting(3.0, "The minimum duration for each target and load.", above=0, duration=True)
-    min_query_count: int = setting(500, "The minimum number of queries. --percentile may need more.", at_least=1)
+    min_query_count: int = setting(500, "The minimum number of queries. --percentile may need more.", between=(1, None))
     max_duration: float = setting(60.0, "The maximum duration. A run that needs more time is INVALID.", duration=True)
     max_query_count: int = setting(1_000_000, "The maximum number of queries, even before --min-duration has passed.")
-    warm_up: float = setting(0.15, "The duration of the unmeasured load before each block.", at_least=0, duration=True)
-    blocks: int = setting(5, "The number of blocks in each run.", at_least=1)
-    batch_size: int = setting(1, "The number of samples in a query.", at_least=1)
+    warm_up: float = setting(
+        0.15, "The duration of the unmeasured load before each block.", between=(0, None), duration=True
+    )
+    blocks: int = setting(5, "The number of blocks in each run.", between=(1, None))
+    batch_size: int = setting(1, "The number of samples in a query.", between=(1, None))
     deadline: float = setting(10.0, "The deadline of each call.", above=0, duration=True)
     # With one connection, the generator needs the least CPU time, because answers arrive in bursts. A server of several
     # processes needs several connections.
-    channels: int = setting(1, "The number of gRPC connections from each process to a server.", at_least=1)
+    channels: int = setting(1, "The number of gRPC connections from each process to a server.", between=(1, None))
     processes: int | None = setting(
-        None, "The number of generator processes.  [default: one for every four CPUs]", at_least=1
+        None, "The number of generator processes.  [default: one for every four CPUs]", between=(1, None)
     )
-    seed: int = setting(0, "The seed for random samples, their order and the schedule.", at_least=0)
+    seed: int = setting(0, "The seed for random samples, their order and the schedule.", between=(0, None))
 
     def __post_init__(self) -> None:
         if not self.targets:

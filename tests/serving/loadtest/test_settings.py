@@ -82,7 +82,7 @@ def test_a_server_that_may_be_on_another_machine_is_loaded_only_with_yes_load_re
 def test_help_shows_defaults_with_their_units_examples_and_exit_codes() -> None:
     text = one_line(invoke("loadtest", "--help").stdout)
     assert re.search(r"--min-duration [^[]*\[default: 3s; x>=0\]", text)
-    assert re.search(r"--blocks [^[]*\[default: 5\]", text)
+    assert re.search(r"--blocks [^[]*\[default: 5; x>=1\]", text)
     for word in ("closed loop", "open loop", "Examples:", "Exit code:", "hangtag loadtest lstm cnn --html"):
         assert word in text
 

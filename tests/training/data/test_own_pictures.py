@@ -98,14 +98,13 @@ def test_files_that_cannot_be_read_are_named_and_left_out(tmp_path: Path) -> Non
     own_pictures.write(photos / "loose.png", own_pictures.noise(99))
     found = show(f"folder:{photos}")
     assert found["splits"] == {"train": 30, "validation": 4, "test": 4}
-    unreadable, loose, others, few = found["notes"]
-    assert loose == "Left out 1 picture that is in no class's folder: loose.png."
+    unreadable, others, few = found["notes"]
     damaged = "cats/000.png (it cannot be decoded and seems damaged: "  # the words of 'hangtag classify'
     assert unreadable.startswith(f"Left out 3 pictures that cannot be read: {damaged}")
     assert "cats/001.png (it is empty (0 bytes))" in unreadable
     assert "cats/002.jpg (it is not a PNG, JPEG or WebP file; convert the file to one of these formats)" in unreadable
-    assert others.startswith("Left out 1 file whose name does not end in .png, .jpg, ")
-    assert others.endswith(": dogs/readme.txt.")
+    assert others.startswith("Left out 2 files outside the classes' folders, or with other endings than .png, .jpg, ")
+    assert others.endswith(": loose.png; dogs/readme.txt.")
     assert few == "Classes with fewer than 20 pictures, which are too few to learn from or to test with: cats (18)."
     for file in photos.glob("cats/*"):
         file.write_bytes(b"")
