@@ -95,7 +95,7 @@ def _counts(dataset: Dataset) -> dict[str, dict[str, int]]:
 
 def _draw_sheet(dataset: Dataset, file: Path, font: ImageFont.FreeTypeFont) -> None:
     """Draw the first training pictures of each class in a row that begins with the class's name."""
-    labels, images, classes = dataset.labels[:_MOST_ROWS], dataset.train.images, dataset.train.classes
+    labels, images, classes = [*map(escaped, dataset.labels[:_MOST_ROWS])], dataset.train.images, dataset.train.classes
     height, width = images.shape[1:3]
     scale = max(height, width) / _EDGE
     left = math.ceil(max(map(font.getlength, labels))) + 2 * _GAP
