@@ -36,7 +36,6 @@ _FIGURES = {
 """The name, the format and the meaning of each metric, in the order of the table."""
 _MOST_COLUMNS = 12  # labels in a confusion matrix; if there are more, the most frequent mistakes are listed
 _MOST_PAIRS = 20
-_MOST_CLASSES = 40  # rows in the table of classes, which lists the classes with the lowest F1
 _SHORT = 5  # the number of characters of a label above a column of the confusion matrix
 
 
@@ -75,17 +74,12 @@ def show(result: Result, images: int, console: Console) -> None:
 
 
 def _classes(result: Result) -> Table:
-    shown = list(zip(result.labels, result.classes, strict=True))
-    left_out = max(0, len(shown) - _MOST_CLASSES)
-    if left_out:
-        shown = sorted(shown, key=lambda row: row[1].f1)[:_MOST_CLASSES]
     rows = [
         (label, f"{each.precision:.1%}", f"{each.recall:.1%}", f"{each.f1:.1%}", f"{each.support:,}")
-        for label, each in shown
+        for label, each in zip(result.labels, result.classes, strict=True)
     ]
     right = ("precision", "recall", "F1", "images")
-    title = f"{left_out} classes with a higher F1 are only in --json" if left_out else None
-    return table(("class", *right), rows, right, title)
+    return table(("class", *right), rows, right)
 
 
 def _mixed_up(result: Result) -> Table:
