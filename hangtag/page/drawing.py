@@ -72,12 +72,12 @@ def draw_front(axes: Axes, points: Iterable[tuple[float, float]], ink: str = INK
 
 
 def name_point(
-    axes: Axes, name: str, point: tuple[float, float], radius: float, ink: str, *, above: bool = True, size: float = 9
+    axes: Axes, name: str, point: tuple[float, float], radius: float, ink: str, *, above: bool = True
 ) -> None:
     """Write a name above or below a point, whose mark has a radius in typographic points (1/72 inch)."""
     distance, edge = (radius + 2, "bottom") if above else (-radius - 2, "top")
     place: Any = {"textcoords": "offset points", "ha": "center", "va": edge}
-    axes.annotate(name, point, (0, distance), fontsize=size, color=ink, zorder=4, **place)
+    axes.annotate(name, point, (0, distance), fontsize=8, color=ink, zorder=4, **place)
 
 
 def latency_axis(axis: Axis, low: float, high: float) -> None:

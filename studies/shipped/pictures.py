@@ -66,7 +66,7 @@ def accuracy_and_speed(models: Sequence[Measured]) -> Figure:
         points = [(line["throughput"], line["latency_s"]["p99"] * 1000) for line in map(each.runs.get, SIZES) if line]
         place = points[-1][1], each.accuracy
         accuracy.plot(*place, marker="o", markersize=9, color=colour)
-        name_point(accuracy, each.name, place, 4.5, colour, above=place in front, size=8.5)
+        name_point(accuracy, each.name, place, 4.5, colour, above=place in front)
         throughput.plot(*zip(*points, strict=True), color=colour, label=each.title)
         for point, size in zip(points, SIZES.values(), strict=True):
             throughput.plot(*point, marker="o", markersize=size, color=colour)

@@ -89,7 +89,7 @@ def throughput_and_latency(runs: Sequence[Run], looks: Looks) -> str:
             latencies = [(run.latency(50).total, run.latency(99).total) for run in own]
             _draw_p50_and_p99(axes, [run.throughput for run in own], latencies, look, width=1.2, size=5)
             for run, (_, p99) in zip(own, latencies, strict=True):
-                name_point(axes, str(run.load.concurrency), (run.throughput, p99 * 1e3), 2, look.colour, size=8)
+                name_point(axes, str(run.load.concurrency), (run.throughput, p99 * 1e3), 2, look.colour)
         axes.margins(x=0.08, y=0.12)
         rates = [run.throughput for run in runs if run.throughput > 0]
         # On a linear axis, the points of much slower targets would crowd at the left edge.
