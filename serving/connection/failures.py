@@ -4,6 +4,7 @@ The libraries for gRPC and HTTP describe failures of connections differently, ch
 often omit the cause. ``_diagnose`` connects again, and checks the port's protocol and the TLS handshake.
 """
 
+import os
 import re
 import socket
 import ssl
@@ -29,6 +30,8 @@ _BROKEN = re.compile(
 # gRPC's message for an answer with an HTTP status that no gRPC server sends. gRPC turns the statuses 401, 403 and 404,
 # which mean that nothing was executed, into other codes than UNAVAILABLE and UNKNOWN.
 _HTTP_STATUS = re.compile(r"http2 header with status: (\d+)")
+# The environment variables that gRPC reads (doc/environment_variables.md of gRPC).
+_GRPC_PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
 TIMEOUT = 2.0
 """The time limit of each connection in seconds. ``_diagnose`` opens at most two, and only one if nothing listens."""
 _UNKNOWN_AUTHORITY = (2, 18, 19, 20, 21)  # OpenSSL's codes for a certificate whose authority is not trusted
@@ -55,31 +58,31 @@ def failed(code: grpc.StatusCode, message: str, method: Method[Any], *, executed
 
 
 def unanswered(
-    address: str, method: Method[Any], reason: str, connected: bool, credentials: Credentials | None
+    address: str, method: Method[Any], reason: str, connected: bool, credentials: Credentials | None, proxy: str = ""
 ) -> ClientError:
     """Return the error of a call that got no answer. ``reason`` is the message of the library that made the call.
 
-    ``connected`` is true if there was a connection that broke during the call. With ``credentials``, this function
-    looks for the cause, which may take seconds.
+    ``connected`` is true if there was a connection that broke during the call. ``proxy`` is the environment variable
+    that names the proxy. With ``credentials``, and without a proxy, this function looks for the cause, which may take
+    seconds.
     """
-    from hangtag.serving.connection.proxy import proxy_of  # a container's health check does not need this module
-
     message, remedy = "", "start a server with 'hangtag serve', or name another server with --server"
-    if variable := proxy_of(address)[0]:
-        reason += f", through the proxy that {variable} names"
-        exempting = "NO_PROXY" if server_address.is_http(address) else "no_proxy"  # gRPC reads only the lower case
-        remedy = f"correct or unset {variable}, or add the server's host to {exempting}"
+    if proxy:
+        reason += f", through the proxy that {proxy} names"
+        remedy = f"correct or unset {proxy}, or add the server's host to NO_PROXY"
     elif credentials is not None:
         message = _diagnose(address, credentials)
     if not message and connected:
         message = f"the connection to {address} broke before the answer came ({reason})"
-        if variable:
+        if proxy:
             message += f"; {remedy}"
         elif server_address.is_http(address):
             message += f"; if it is a gRPC port, write {address.partition('://')[2]} without a scheme"
     elif not message:
-        shown = address if _NOTHING_LISTENS.search(reason) and not variable else f"{address} ({reason})"
+        shown = address if _NOTHING_LISTENS.search(reason) and not proxy else f"{address} ({reason})"
         message = f"no server answers at {shown}; {remedy}"
+    if not server_address.is_http(address) and (variable := next(filter(os.environ.get, _GRPC_PROXIES), None)):
+        message += f"; {variable} is set, so gRPC connects through this proxy unless no_proxy lists the server's host"
     return failed(grpc.StatusCode.UNAVAILABLE, message, method, executed=connected)
 
 
@@ -115,39 +118,37 @@ def _diagnose(address: str, credentials: Credentials) -> str:
     try:
         if address.lower().startswith("https:") if url else credentials.tls_ca is not None:
             return _with_tls(address, endpoint, credentials)
-        if not url and _speaks_http(endpoint):
+        if not url and _answer(endpoint, b"GET /v2/health/live HTTP/1.1\r\nhost: localhost\r\n\r\n") == b"HTTP":
             return (
                 f"the port at {address} speaks HTTP, not gRPC: give --server the gRPC port, which is 8001 unless "
                 f"'hangtag serve --port' changed it, or write http://{address} to call it over HTTP"
             )
-        return _without_tls(address, endpoint)
+        if _answer(endpoint, _client_hello())[:1] in (b"\x15", b"\x16"):  # a TLS record: an alert or a handshake
+            remedy = "--tls-ca must name the authority that signed its certificate"
+            return f"the server at {address} requires TLS: {f'write https{address[4:]}' if url else remedy}"
     except (socket.gaierror, UnicodeError):  # UnicodeError: DNS cannot contain the name
         return f"the host of {address} is unknown; name the server with --server {'http://' * url}HOST:PORT"
     except (OSError, CredentialsError):  # no server answered in time, or a TLS file was deleted
-        return ""
+        pass
+    return ""
 
 
-def _speaks_http(endpoint: tuple[str, int]) -> bool:
-    """Return whether a port answers an HTTP request without TLS. Raises OSError if no connection is possible."""
+def _answer(endpoint: tuple[str, int], request: bytes) -> bytes:
+    """Return the first bytes of a port's answer without TLS; b"" for no answer. Raises OSError if nothing listens."""
     with socket.create_connection(endpoint, TIMEOUT) as connection, suppress(OSError):
-        connection.sendall(b"GET /v2/health/live HTTP/1.1\r\nhost: localhost\r\n\r\n")
-        return connection.recv(5) == b"HTTP/"
-    return False
+        connection.sendall(request)
+        return connection.recv(4)
+    return b""
 
 
-def _without_tls(address: str, endpoint: tuple[str, int]) -> str:
-    """Say that the server requires TLS, which the failed calls did not use; "" if the server begins no handshake."""
+def _client_hello() -> bytes:
+    """Return the first message of a TLS handshake."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    try:
-        with socket.create_connection(endpoint, TIMEOUT) as connection, context.wrap_socket(connection):
-            pass
-    except ssl.SSLError as error:
-        if "ALERT" not in (error.reason or ""):
-            return ""
-    url, remedy = server_address.is_http(address), "--tls-ca must name the authority that signed its certificate"
-    return f"the server at {address} requires TLS: {f'write https{address[4:]}' if url else remedy}"
+    hello = ssl.MemoryBIO()
+    with suppress(ssl.SSLWantReadError):
+        context.wrap_bio(ssl.MemoryBIO(), hello).do_handshake()
+    return hello.read()
 
 
 def _with_tls(address: str, endpoint: tuple[str, int], credentials: Credentials) -> str:

@@ -2,11 +2,11 @@
 
 import asyncio
 import itertools
+import os
 import ssl
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from importlib.util import find_spec
 from typing import Any
 
 import grpc
@@ -20,8 +20,8 @@ from hangtag.serving.connection.client_options import ConnectionOptions
 from hangtag.serving.connection.errors import ClientError, ClosedError, reading
 from hangtag.serving.connection.http.asyncio_network import Network
 from hangtag.serving.connection.http.http_methods import ROUTES, HttpAnswer, HttpRequest, refusal
+from hangtag.serving.connection.http.proxy import proxy_of
 from hangtag.serving.connection.method import Method, Response, keep_costs
-from hangtag.serving.connection.proxy import proxy_of
 from hangtag.serving.credentials import Credentials
 
 IN_FLIGHT = 16
@@ -56,22 +56,26 @@ class AsyncHttpConnection:
         self._timeout = timeout
         self._credentials = credentials
         self._options = options
+        self._proxy, proxy = proxy_of(address)
         self._pool = httpcore2.AsyncConnectionPool(
             ssl_context=credentials.ssl_context(address),
-            proxy=_proxy(address),
+            proxy=proxy,
             max_connections=None,  # no limit, so that tasks do not wait for connections
             max_keepalive_connections=256,
             keepalive_expiry=5.0,
             network_backend=Network(),
         )
-        self.loop: asyncio.AbstractEventLoop | None = None  # the loop of the first call
+        self.loop: asyncio.AbstractEventLoop | None = None  # the event loop of the first call, and its process
+        self._process: int | None = None
         self._waiting: set[asyncio.Timeout] = set()
         self._answered = False
         self.closed = False
 
     async def close(self) -> None:
-        """Close the connections; calls in flight are cancelled."""
+        """Close the connections; calls in flight are cancelled. After a fork, the parent's connections stay open."""
         self.closed = True
+        if self._process not in (None, os.getpid()):
+            return
         for timeout in self._waiting:
             if not timeout.expired():
                 timeout.reschedule(0)
@@ -144,7 +148,7 @@ class AsyncHttpConnection:
             connected = not isinstance(error, _UNCONNECTED)
             # If a call was answered before, the protocol and the certificates are right: only this connection broke.
             credentials = None if connected and self._answered else self._credentials
-            arguments = self._address, method, _reason(error), connected, credentials
+            arguments = self._address, method, _reason(error), connected, credentials, self._proxy
             # ``unanswered`` runs in a thread, because it may open other connections to find the cause.
             raise await asyncio.to_thread(failures.unanswered, *arguments) from error
 
@@ -157,7 +161,7 @@ class AsyncHttpConnection:
         if self.closed:
             raise ClosedError()
         running = asyncio.get_running_loop()
-        self.loop = self.loop or running
+        self.loop, self._process = self.loop or running, self._process or os.getpid()
         if self.loop is not running:
             raise RuntimeError("this client belongs to another event loop or process; create one for each")
         try:
@@ -222,21 +226,3 @@ def _now() -> float:
 
 def _reason(error: Exception) -> str:
     return str(error) or type(error).__name__
-
-
-def _proxy(address: str) -> httpcore2.Proxy | None:
-    """Return the proxy that the environment names for a server's URL; None for no proxy. Raises AddressError."""
-    variable, value = proxy_of(address)
-    if not value:
-        return None
-    try:
-        proxy = httpx2.Proxy(value if "://" in value else f"http://{value}")
-        server_address.require(f"http://{proxy.url.netloc.decode()}")
-        if proxy.url.scheme.startswith("http") or find_spec("socksio") is not None:
-            return httpcore2.Proxy(str(proxy.url), proxy.raw_auth)
-    except (ValueError, httpx2.InvalidURL):
-        pass
-    raise server_address.AddressError(
-        f"the value of {variable} is not a usable proxy's URL: write http://HOST:PORT, or socks5://HOST:PORT if the "
-        f"Python package socksio is installed, or unset {variable}, or add the server's host to NO_PROXY"
-    )

@@ -1,14 +1,12 @@
 """Connections over HTTP/1.1 for threads."""
 
 import asyncio
-import ctypes
 import os
 import queue
 import threading
 import weakref
-from collections.abc import AsyncGenerator, Awaitable, Coroutine, Iterable, Iterator
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Iterator
 from concurrent.futures import Future
-from contextlib import suppress
 from typing import Any, TypeVar
 
 from google.protobuf.message import Message
@@ -20,27 +18,8 @@ from hangtag.serving.credentials import Credentials
 
 Result = TypeVar("Result")
 _END: Any = object()
-_new_event_loop = asyncio.new_event_loop
-with suppress(ImportError):  # uvloop has no wheel for some platforms
-    import uvloop
-
-    _new_event_loop = uvloop.new_event_loop
 _LOOPS: dict[int, asyncio.AbstractEventLoop] = {}
 """The event loop of this process, and, after a fork, those of its parents. The keys are process ids."""
-_CONNECTIONS: weakref.WeakSet[AsyncHttpConnection] = weakref.WeakSet()
-
-
-def _keep(*inherited: object) -> None:
-    """Never free what a forked process inherited from its parent, not even when the process ends.
-
-    Freeing a connection would remove it from the epoll set of the parent's event loop, which both processes share.
-    """
-    for each in inherited:
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(each))
-
-
-if hasattr(os, "register_at_fork"):  # Windows cannot fork
-    os.register_at_fork(after_in_child=lambda: _keep(*_CONNECTIONS))
 
 
 class HttpConnection:
@@ -52,7 +31,6 @@ class HttpConnection:
 
     def __init__(self, address: str, timeout: float, credentials: Credentials, options: ConnectionOptions) -> None:
         self._connection = AsyncHttpConnection(address, timeout, credentials, options)
-        _CONNECTIONS.add(self._connection)
         weakref.finalize(self, _close, self._connection).atexit = False
 
     def close(self) -> None:
@@ -68,23 +46,18 @@ class HttpConnection:
         """Yield each call's response or ClientError, in order. A separate thread reads the requests one by one."""
         raised: list[BaseException] = []
         responses = self._connection.stream(method, _taken(requests, raised), timeout)
-        try:
-            while (response := _result(_awaited(anext(responses, _END)))) is not _END:
-                yield response
-            if raised:
-                raise raised.pop()
-        finally:
-            if self._connection.loop in (None, _LOOPS.get(os.getpid())):
-                _begin(_awaited(responses.aclose()))  # without waiting, because this may run in the loop's own thread
-            else:  # this process was forked during the stream
-                _keep(responses)
+        # If the caller stops reading, this generator drops ``responses``, and the event loop then closes the stream.
+        while (response := _result(_next(responses))) is not _END:
+            yield response
+        if raised:
+            raise raised.pop()
 
 
 def _loop() -> asyncio.AbstractEventLoop:
     """Return the event loop of this process, which the first call starts in a thread that ends with the process."""
     process = os.getpid()
     if process not in _LOOPS:
-        loop = _new_event_loop()
+        loop = asyncio.new_event_loop()
         threading.Thread(target=_run, args=(loop,), name="http", daemon=True).start()
         if _LOOPS.setdefault(process, loop) is not loop:  # another thread was faster
             loop.call_soon_threadsafe(loop.stop)
@@ -118,8 +91,8 @@ def _close(connection: AsyncHttpConnection) -> Future[None] | None:
     return _begin(connection.close())
 
 
-async def _awaited(awaitable: Awaitable[Result]) -> Result:
-    return await awaitable
+async def _next(responses: AsyncGenerator[Any, None]) -> Any:
+    return await anext(responses, _END)
 
 
 async def _taken(requests: Iterable[Message], raised: list[BaseException]) -> AsyncGenerator[Message, None]:

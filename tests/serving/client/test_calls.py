@@ -156,8 +156,6 @@ def test_one_client_serves_many_threads(client: Client) -> None:
 
 FORKS = """
 import os, sys
-if not UVLOOP:
-    sys.modules["uvloop"] = None
 import numpy as np
 from hangtag import Client
 
@@ -183,17 +181,32 @@ failed = [child for child in children if os.waitpid(child, 0)[1]]
 answers = [client.models() == models for _ in range(20)]
 sys.exit(bool(failed) or not all(answers))
 """
+FORKS_IN_A_TASK = """
+import asyncio, os
+from hangtag import AsyncClient
+
+async def main():
+    async with AsyncClient(ADDRESS) as client:
+        models = await client.models()
+        if not (child := os.fork()):
+            await client.close()
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        assert await client.models() == models
+
+asyncio.run(main())
+"""
 
 
 @pytest.mark.parametrize(
-    ("http", "uvloop", "stream"),
-    [(False, True, False), (True, True, True), (True, False, False)],  # gRPC does not support a fork during a call
+    ("http", "stream", "code"),
+    [(False, False, FORKS), (True, True, FORKS), (True, False, FORKS_IN_A_TASK)],  # gRPC supports no fork during a call
 )
 def test_a_forked_process_refuses_its_parents_client_and_leaves_its_connections_open(
-    server: Server, http: bool, uvloop: bool, stream: bool
+    server: Server, http: bool, stream: bool, code: str
 ) -> None:
     address = f"http://{server.http_address}" if http else server.address
-    ended = python(f"ADDRESS, UVLOOP, STREAM = {address!r}, {uvloop}, {stream}\n{FORKS}")
+    ended = python(f"ADDRESS, STREAM = {address!r}, {stream}\n{code}")
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
