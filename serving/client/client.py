@@ -246,16 +246,7 @@ class AsyncClient(Calls):
         version: str = "",
         timeout: float | None = None,
     ) -> AsyncGenerator[Outputs | ClientError, None]:
-        """Do the same as ``Client.infer_stream``, also for an asynchronous iterable of requests.
-
-        A plain iterable must not block, because the event loop reads it.
-
-        Example:
-            >>> images = np.zeros((3, 1, 28, 28), np.uint8)
-            >>> answers = client.infer_stream("cnn", [{"image": one} for one in images])
-            >>> [answer["logits"].shape async for answer in answers]
-            [(1, 10), (1, 10), (1, 10)]
-        """
+        """Do the same as ``Client.infer_stream``, also for an asynchronous iterable. See ``classify_stream``."""
         sent = (messages.infer_request(model, inputs, version) async for inputs in _each(requests))
         async with aclosing(self._connection.stream(calls.INFER_STREAM, sent, timeout)) as responses:
             async for response in responses:

@@ -34,7 +34,6 @@ _HTTP_STATUS = re.compile(r"http2 header with status: (\d+)")
 _GRPC_PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
 TIMEOUT = 2.0
 """The time limit of each connection in seconds. ``_diagnose`` opens at most two, and only one if nothing listens."""
-_UNKNOWN_AUTHORITY = (2, 18, 19, 20, 21)  # OpenSSL's codes for a certificate whose authority is not trusted
 
 
 def too_late(address: str, seconds: float | None, reason: str = "") -> ClientError:
@@ -115,74 +114,53 @@ def _diagnose(address: str, credentials: Credentials) -> str:
     endpoint = server_address.endpoint(address)
     if endpoint is None:
         return ""
+    secure = address.lower().startswith("https:") if url else credentials.tls_ca is not None
     try:
-        if address.lower().startswith("https:") if url else credentials.tls_ca is not None:
-            return _with_tls(address, endpoint, credentials)
-        if not url and _answer(endpoint, b"GET /v2/health/live HTTP/1.1\r\nhost: localhost\r\n\r\n") == b"HTTP":
+        if not url and not secure and _speaks_http(endpoint):
             return (
                 f"the port at {address} speaks HTTP, not gRPC: give --server the gRPC port, which is 8001 unless "
                 f"'hangtag serve --port' changed it, or write http://{address} to call it over HTTP"
             )
-        if _answer(endpoint, _client_hello())[:1] in (b"\x15", b"\x16"):  # a TLS record: an alert or a handshake
-            remedy = "--tls-ca must name the authority that signed its certificate"
-            return f"the server at {address} requires TLS: {f'write https{address[4:]}' if url else remedy}"
+        _handshake(address, endpoint, credentials)
+        if secure:
+            return ""
+    except ssl.SSLEOFError:
+        return ""  # a proxy that reaches no server also ends the connection like this, so the cause is not known
+    except ssl.SSLError as error:
+        reason = getattr(error, "verify_message", "").rstrip(".") or error.reason or str(error)
+        if secure:
+            return (
+                f"no TLS connection to {address} ({reason}): check that the server uses TLS, that --tls-ca names the "
+                "authority that signed its certificate, and that it trusts your client certificate (--tls-cert, "
+                "--tls-key)"
+            )
+        if not isinstance(error, ssl.SSLCertVerificationError) and "ALERT" not in reason:
+            return ""  # the server uses no TLS either
     except (socket.gaierror, UnicodeError):  # UnicodeError: DNS cannot contain the name
         return f"the host of {address} is unknown; name the server with --server {'http://' * url}HOST:PORT"
     except (OSError, CredentialsError):  # no server answered in time, or a TLS file was deleted
-        pass
-    return ""
+        return ""
+    remedy = f"write https{address[4:]}" if url else "--tls-ca must name the authority that signed its certificate"
+    return f"the server at {address} requires TLS: {remedy}"
 
 
-def _answer(endpoint: tuple[str, int], request: bytes) -> bytes:
-    """Return the first bytes of a port's answer without TLS; b"" for no answer. Raises OSError if nothing listens."""
+def _speaks_http(endpoint: tuple[str, int]) -> bool:
+    """Return whether a port answers an HTTP request without TLS. Raises OSError if no connection is possible."""
     with socket.create_connection(endpoint, TIMEOUT) as connection, suppress(OSError):
-        connection.sendall(request)
-        return connection.recv(4)
-    return b""
+        connection.sendall(b"GET /v2/health/live HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        return connection.recv(5) == b"HTTP/"
+    return False
 
 
-def _client_hello() -> bytes:
-    """Return the first message of a TLS handshake."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    hello = ssl.MemoryBIO()
-    with suppress(ssl.SSLWantReadError):
-        context.wrap_bio(ssl.MemoryBIO(), hello).do_handshake()
-    return hello.read()
-
-
-def _with_tls(address: str, endpoint: tuple[str, int], credentials: Credentials) -> str:
-    """Make a TLS handshake with the failed calls' settings, and say why it fails; "" if nothing is wrong."""
+def _handshake(address: str, endpoint: tuple[str, int], credentials: Credentials) -> None:
+    """Make a TLS handshake with a client's TLS files. Raises SSLError with the reason if the handshake fails."""
     url = server_address.is_http(address)
     context = credentials.ssl_context(address if url else f"https://{address}") or ssl.create_default_context()
     context.set_alpn_protocols(["http/1.1" if url else "h2"])
     if not url:
         context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # gRPC does not set this flag; Python 3.13 and newer do
-    with socket.create_connection(endpoint, TIMEOUT) as connection:
-        try:
-            with context.wrap_socket(connection, server_hostname=endpoint[0]) as secured:
-                if not url and secured.selected_alpn_protocol() != "h2":
-                    return (
-                        f"the port at {address} speaks TLS, but not gRPC: give --server the gRPC port, or write "
-                        f"https://{address} to call it over HTTP"
-                    )
-                # A server that refuses the client's certificate sends a TLS alert. The gRPC library closes the
-                # connection without an alert; it also closes the connection if an https:// address has the gRPC port.
-                if secured.recv(1) or url:
-                    return ""
-                reason = "it closes the connection after the handshake"
-        except ssl.SSLCertVerificationError as error:
-            remedy = "; --tls-ca must name the authority that signed it"
-            remedy = remedy if error.verify_code in _UNKNOWN_AUTHORITY else ""
-            return f"the certificate of {address} is not accepted: {error.verify_message.rstrip('.')}{remedy}"
-        except ssl.SSLEOFError:
-            return ""  # a proxy that reaches no server also ends the connection like this, so the cause is not known
-        except ssl.SSLError as error:
-            reason = error.reason or str(error)
-            if "ALERT" not in reason:
-                remedy = f"write http{address[5:]}" if url else "leave out --tls-ca"
-                return f"the server at {address} does not use TLS: {remedy}"
-    return (  # the server uses TLS, but refuses the client
-        f"the server at {address} refuses TLS ({reason}); give a client certificate (--tls-cert, --tls-key) from an "
-        "authority that the server trusts (hangtag serve --tls-client-ca)"
-    )
+    with (
+        socket.create_connection(endpoint, TIMEOUT) as connection,
+        context.wrap_socket(connection, server_hostname=endpoint[0]) as secured,
+    ):
+        secured.recv(1)  # raises SSLError if the server refuses the client's certificate

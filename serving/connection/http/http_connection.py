@@ -58,24 +58,15 @@ def _loop() -> asyncio.AbstractEventLoop:
     process = os.getpid()
     if process not in _LOOPS:
         loop = asyncio.new_event_loop()
-        threading.Thread(target=_run, args=(loop,), name="http", daemon=True).start()
+        threading.Thread(target=loop.run_forever, name="http", daemon=True).start()
         if _LOOPS.setdefault(process, loop) is not loop:  # another thread was faster
             loop.call_soon_threadsafe(loop.stop)
     return _LOOPS[process]
 
 
-def _run(loop: asyncio.AbstractEventLoop) -> None:
-    loop.run_forever()
-    loop.close()
-
-
-def _begin(coroutine: Coroutine[Any, Any, Result]) -> Future[Result]:
-    return asyncio.run_coroutine_threadsafe(coroutine, _loop())
-
-
 def _result(coroutine: Coroutine[Any, Any, Result]) -> Result:
     """Wait until the event loop has run a coroutine, and return its result."""
-    future = _begin(coroutine)
+    future = asyncio.run_coroutine_threadsafe(coroutine, _loop())
     try:
         return future.result()
     except BaseException:
@@ -84,11 +75,10 @@ def _result(coroutine: Coroutine[Any, Any, Result]) -> Result:
 
 
 def _close(connection: AsyncHttpConnection) -> Future[None] | None:
-    """Refuse further calls, and begin to close the connections, except those that the parent of this process opened."""
+    """Refuse further calls, and begin to close the connections."""
     connection.closed = True
-    if connection.loop is None or connection.loop is not _LOOPS.get(os.getpid()):
-        return None
-    return _begin(connection.close())
+    loop = _LOOPS.get(os.getpid())
+    return None if loop is None else asyncio.run_coroutine_threadsafe(connection.close(), loop)
 
 
 async def _next(responses: AsyncGenerator[Any, None]) -> Any:
