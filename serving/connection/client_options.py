@@ -85,7 +85,7 @@ class ConnectionOptions:
 
     def retry_pauses(self, method: Method[Any]) -> Iterator[float]:
         """Yield the pauses in seconds before the retries of a call over HTTP: none if the client does not repeat it."""
-        retried = method.repeatable and method.path.startswith(_RETRIED_PATHS)
+        retried = method.path.startswith(_RETRIED_PATHS) and method.path not in CONTROL
         return itertools.islice(self.polling_pauses(), self.retries if retried else 0)
 
     def polling_pauses(self) -> Iterator[float]:

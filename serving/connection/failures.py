@@ -15,7 +15,7 @@ import grpc
 
 from hangtag.serving import address as server_address
 from hangtag.serving.connection.errors import ClientError
-from hangtag.serving.connection.method import Method
+from hangtag.serving.connection.method import CONTROL, Method
 from hangtag.serving.credentials import Credentials, CredentialsError
 
 # The system's message for a port at which nothing listens. asyncio writes the second text.
@@ -48,7 +48,7 @@ def too_late(address: str, seconds: float | None, reason: str = "") -> ClientErr
 
 def failed(code: grpc.StatusCode, message: str, method: Method[Any], *, executed: bool) -> ClientError:
     """Return the error of a failed call. ``executed`` is true if the server may nevertheless have executed the call."""
-    if executed and not method.repeatable:
+    if executed and method.path in CONTROL:
         message += (
             "; the server may or may not have executed the call, and the client does not repeat it: "
             "Client.models() or 'hangtag top --once' shows what the server serves"
@@ -80,7 +80,8 @@ def unanswered(
     elif not message:
         shown = address if _NOTHING_LISTENS.search(reason) and not proxy else f"{address} ({reason})"
         message = f"no server answers at {shown}; {remedy}"
-    if not server_address.is_http(address) and (variable := next(filter(os.environ.get, _GRPC_PROXIES), None)):
+    variable = None if server_address.is_http(address) else next(filter(os.environ.get, _GRPC_PROXIES), None)
+    if variable and server_address.endpoint(address):  # gRPC uses no proxy for Unix sockets
         message += f"; {variable} is set, so gRPC connects through this proxy unless no_proxy lists the server's host"
     return failed(grpc.StatusCode.UNAVAILABLE, message, method, executed=connected)
 

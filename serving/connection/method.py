@@ -25,11 +25,6 @@ class Method(Generic[Response]):
     response: type[Response]
     single: "Method[Any] | None" = None
 
-    @property
-    def repeatable(self) -> bool:
-        """Whether a connection may repeat a call without knowing whether the server has executed it."""
-        return self.path not in CONTROL
-
 
 def keep_costs(response: Any, metadata: Iterable[tuple[str, str | bytes]]) -> None:
     """Copy the ``hangtag-*`` metadata (over HTTP, headers) of a ModelInfer response into the response's parameters.
