@@ -163,5 +163,6 @@ def _handshake(address: str, endpoint: tuple[str, int], credentials: Credentials
     with (
         socket.create_connection(endpoint, TIMEOUT) as connection,
         context.wrap_socket(connection, server_hostname=endpoint[0]) as secured,
+        suppress(TimeoutError, ConnectionError),  # a server need not send anything before a request
     ):
         secured.recv(1)  # raises SSLError if the server refuses the client's certificate
