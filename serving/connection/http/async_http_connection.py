@@ -65,7 +65,7 @@ class AsyncHttpConnection:
             keepalive_expiry=5.0,
             network_backend=Network(),
         )
-        self.loop: asyncio.AbstractEventLoop | None = None  # the event loop of the first call, and its process
+        self._loop: asyncio.AbstractEventLoop | None = None  # the event loop of the first call, and its process
         self._process: int | None = None
         self._waiting: set[asyncio.Timeout] = set()
         self._answered = False
@@ -161,8 +161,8 @@ class AsyncHttpConnection:
         if self.closed:
             raise ClosedError()
         running = asyncio.get_running_loop()
-        self.loop, self._process = self.loop or running, self._process or os.getpid()
-        if self.loop is not running:
+        self._loop, self._process = self._loop or running, self._process or os.getpid()
+        if self._loop is not running:
             raise RuntimeError("this client belongs to another event loop or process; create one for each")
         try:
             async with asyncio.timeout_at(ends) as timeout:
