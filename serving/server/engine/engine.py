@@ -48,7 +48,7 @@ class Engine:
         self.pool = ComputePool(config.instance_count)
         self._retiring: set[threading.Thread] = set()  # each thread closes a model
         self.stopping = False
-        """Whether the server is stopping. Calls in flight then still find their models, but no model is ready."""
+        """Whether the server is stopping. If so, calls in flight still find their models, but no model is ready."""
         self._ready = False
         self._closing = False
 
@@ -120,9 +120,9 @@ class Engine:
         self.failures.record(name, version, code, ns, shed=shed)
 
     def serve(self, name: str, models: Sequence[Servable], *, wait: bool = False) -> None:
-        """Let these versions of a model take its requests from now on, or remove the name if there are none. The first
-        version takes requests that name no version. The model's other versions finish their requests, and are closed.
-        With ``wait``, this method returns after that, and keeps their memory for the model that is loaded next."""
+        """From now on, serve these versions of a model, or remove its name if there are none. The first version takes
+        requests that name no version. The model's other versions finish their requests, and are closed. With ``wait``,
+        return only once they are closed, and keep their memory for the model that is loaded next."""
         before = self.versions(name)
         for model in models:
             if model not in before:
@@ -154,7 +154,7 @@ class Engine:
 
     def _retire(self, model: ServedModel, keep_memory: bool) -> None:
         """Close a model. Unless ``keep_memory``, return all freed memory to the system, so that new versions do not
-        make the process larger. This delays all calls by some 20 ms."""
+        make the process larger. The return of the memory delays all calls by about 20 ms."""
         model.close()
         log.info("model retired", model=model.name, version=model.version)
         shrink_arena()
@@ -167,10 +167,10 @@ class Residency:
     """With --max-loaded-mib, loads a model on its first call, and chooses which models to unload to make room.
     Thread-safe.
 
-    A call to a model that is not loaded waits undecoded, because decoding needs the model's signature. Before a model
-    is unloaded, it answers all calls in its queue. A later call loads the model again, so no call fails because of an
-    unload. If the deadline of a waiting call passes, gRPC cancels the call. For other transports, the queue refuses
-    such a call after the load.
+    A call to a model that is not loaded is decoded after the load, because decoding needs the model's signature. Before
+    a model is unloaded, it answers all calls in its queue. A later call loads the model again, so no call fails because
+    of an unload. If the deadline of a waiting call passes, gRPC cancels the call; on other transports, the model's
+    queue refuses the call after the load.
     """
 
     def __init__(self, config: ServerConfig, load_now: Callable[[str], None]) -> None:
@@ -184,8 +184,8 @@ class Residency:
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
 
     def load(self, name: str) -> "Future[None]":
-        """Load one of ``names`` after the models that earlier calls wait for. All calls for the model share one future,
-        which must not be cancelled. If max_queue_size calls wait already, a new call gets a QueueFullError."""
+        """Load one of ``names``, after all loads that earlier calls requested. All calls for the model share one
+        future, which must not be cancelled. If max_queue_size calls wait already, a new call gets a QueueFullError."""
         with self._lock:
             load, waiting = self._loading.get(name, (None, 0))
             if load is None:
@@ -198,8 +198,8 @@ class Residency:
         return full
 
     def unload_for(self, name: str, stamps: Iterable[Stamp], serving: Iterable[Servable]) -> list[str]:
-        """Choose the models to unload before this model is loaded from the files of ``stamps``. Raises QueueFullError
-        if unloading makes too little room. ``serving`` lists the served versions, model by model."""
+        """Choose the models to unload to make room for this model, whose files have these ``stamps``. Raises
+        QueueFullError if unloading makes too little room. ``serving`` lists the served versions, model by model."""
         served = (model for model in serving if isinstance(model, ServedModel))
         models = {each: list(versions) for each, versions in groupby(served, lambda model: model.name)}
         needed = _mib(stamps)
@@ -229,7 +229,7 @@ def _mib(stamps: Iterable[Stamp]) -> float:
 
 
 def _last_used(models: list[ServedModel]) -> tuple[bool, int]:
-    """Return a sort key that puts models in the order of their last calls, or of their loads if they were not called,
-    and models that compute now at the end."""
+    """Return a sort key that puts the least recently used model first, and models that are computing last. A model that
+    has not been called counts as used when it was loaded."""
     is_busy = any(model.batcher.waiting or model.batcher.computing for model in models)
     return is_busy, max(max(model.started_ns, model.statistics.last_inference_ns) for model in models)

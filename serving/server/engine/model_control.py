@@ -36,8 +36,8 @@ class ModelControl:
     """The `Control` of this process. Thread-safe: one change at a time, while requests continue."""
 
     def __init__(self, engine: Engine, versions: Mapping[str, tuple[int, ...]], runtimes: RuntimeFactory) -> None:
-        """Control an engine that is not open yet. ``versions`` has, for each model and route, the versions that the
-        other workers serve. A replacement worker starts with these versions; otherwise, the mapping is empty."""
+        """Control an engine that is not open yet. If this process replaces a worker, it starts with ``versions``: those
+        that the other workers serve, for each model and route. Otherwise, ``versions`` is empty."""
         self.on_change: Callable[[], None] = lambda: None
         """Called after each change of the served models."""
         self._engine = engine
@@ -96,7 +96,7 @@ class ModelControl:
         return [file for file in files if file.version in served] or files
 
     def stop(self) -> None:
-        """Change nothing from now on, and return at once. The model that is being loaded now will not be served."""
+        """Refuse all further changes, and return at once. The model that is being loaded now will not be served."""
         self._loader.stopping.set()
 
     def close(self) -> None:
@@ -160,7 +160,7 @@ class ModelControl:
                 is_tried = is_served or self._loader.reason(name)
                 if name not in routes and (is_tried or name not in self._residency.names):
                     self._sync_model(name)
-            self._serve_routes()  # before a removed model stops serving, because a route may have named it
+            self._serve_routes()  # first, because a route may have used a model that is removed below
             failed = {name for name, _ in list(self._loader.failures)}
             for name in {*self._engine.names(), *failed} - {*present}:
                 self._sync_model(name)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from hangtag.errors import UserError
 from hangtag.serving.server.errors import ModelLoadError, ServerError, UnavailableError
 
-if TYPE_CHECKING:  # the child imports nothing large before it has limited itself
+if TYPE_CHECKING:  # the child sets its own limits before it imports anything large
     from hangtag.serving.model_repository import ModelFile
     from hangtag.serving.server.config.server_config import ServerConfig
 
@@ -74,7 +74,7 @@ def _problem(output: bytes, process: subprocess.Popen[bytes]) -> str:
 def _limit_this_process(config: "ServerConfig") -> None:
     signal.setitimer(signal.ITIMER_REAL, config.trial_load_seconds + _SPARE_SECONDS)  # SIGALRM then ends this process
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # RLIMIT_AS would be too strict, because libraries (CUDA's above all) reserve far more addresses than they use.
+    # RLIMIT_AS would be too strict, because libraries (CUDA's above all) reserve far more address space than they use.
     resource.setrlimit(resource.RLIMIT_DATA, (config.trial_load_mib << 20, config.trial_load_mib << 20))
     with contextlib.suppress(OSError):  # only Linux has this file
         Path("/proc/self/oom_score_adj").write_text("1000")  # if memory runs out, the kernel kills this process first

@@ -27,7 +27,7 @@ class RouteControl:
     """Serves each route while all its members serve. Only one thread at a time may use this object."""
 
     def __init__(self, engine: Engine, loader: ModelLoader) -> None:
-        """``loader`` counts the loads of routes, and records why a route does not serve, or a change has no effect."""
+        """``loader`` counts the loads of routes, and records why a route does not serve or why a change fails."""
         self.wanted: dict[str, RouteSettings | str] = {}
         """For each route that should serve: the content of its file, or why the file cannot be read. The route serves
         as soon as its members serve."""
@@ -67,7 +67,7 @@ class RouteControl:
         return shadows | {member.name for settings in read for member in settings.members}
 
     def load(self, name: str) -> None:
-        """Also serve this route, with or without its shadow. On failure, change nothing and raise StartError."""
+        """Start to serve this route, with or without its shadow. On failure, change nothing and raise StartError."""
         if name not in self.wanted:  # each attempt that fails is reported
             self._loader.forget_others(name, ())
         self.wanted[name] = self._read(name)

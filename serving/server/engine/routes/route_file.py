@@ -81,7 +81,7 @@ class ShadowSettings(NamedTuple):
 
 @dataclass(frozen=True)
 class Acceptance:
-    """A rule, one of _RULES, on an output of probabilities [batch, labels]."""
+    """A cascade accepts an answer by this rule, one of _RULES, on an output of probabilities [batch, labels]."""
 
     output: str
     rule: str
@@ -103,7 +103,7 @@ class Acceptance:
     def problem(self, signature: Signature) -> str:
         """Return why the rule cannot be applied to models with this signature, or ""."""
         if not signature.batched:
-            return f"a cascade decides for each sample, but the models are not batched: {signature.why_unbatched}"
+            return f"a cascade decides for each sample, but its models do not accept batches: {signature.why_unbatched}"
         free = [str(spec) for spec in signature.outputs if None in spec.shape[1:]]
         if free:
             return f"a cascade joins the members' answers, so outputs must not have free sizes: {'; '.join(free)}"
@@ -141,10 +141,10 @@ class RouteSettings:
         return tuple((1 if self.weights else stage, str(member)) for stage, member in enumerate(self.members, start=1))
 
     def chosen(self, route: str, key: str) -> int:
-        """Choose a member of a split by weight, and return its index. All calls with one value of the sticky key get
-        one member; calls without a ``key`` choose at random. Each member gets a range of hashes in proportion to its
-        weight, so a change of the weights moves few keys. The route's name is hashed too, because two nested splits may
-        have the same sticky key."""
+        """Choose a member of a split by weight, and return its index. All calls with the same value of the sticky key
+        get the same member; calls without a ``key`` choose at random. Each member gets a range of hashes in proportion
+        to its weight, so a change of the weights moves few keys. The route's name is hashed too, because two nested
+        splits may have the same sticky key."""
         if key:
             digest = hashlib.blake2b(f"{route}\0{key}".encode(), digest_size=8).digest()
             point = int.from_bytes(digest) / 2**64

@@ -21,12 +21,12 @@ log = structlog.get_logger()
 
 
 class MemberCall(Call):
-    """The call that a route makes to a member: all samples of the caller's call, or, in a cascade, those of which the
+    """A route's call to a member, with all samples of the caller's call or, in a cascade, with those of which the
     previous member was not sure. This object is also the queue in which the caller's call waits. The thread that
     computed the member's answer calls ``answer``, or ``_settle`` if the answer completes the caller's call."""
 
     rows: npt.NDArray[np.intp] | None = None
-    """The indices of the samples in the caller's call, if another member has already answered; None for all samples."""
+    """Which samples of the caller's call this member gets, as indices; None for the first member, which gets all."""
     outputs: Tensors = MappingProxyType({})
     """The answers so far, for all samples of the caller's call."""
     stages: tuple[StageTimings, ...] = ()
@@ -34,7 +34,7 @@ class MemberCall(Call):
     """The number of samples that keep the unsure answer of an earlier member."""
 
     def __init__(self, route: "ServedRoute", call: Call, stage: int, inputs: Tensors, samples: int) -> None:
-        """``call`` is the caller's; its deadline applies to all stages together. ``stage`` is the member's index."""
+        """``call`` is the caller's call, with the deadline of all stages. ``stage`` is the member's index."""
         self.route = route
         self.call = call
         self.stage = stage
@@ -64,7 +64,7 @@ class MemberCall(Call):
 
     @classmethod
     def answer_batch(cls, calls: Sequence[Call], outputs: Tensors, cost: BatchCost) -> None:
-        """In one step, answer the calls for which this member's answer is final. End the stages of the other calls."""
+        """In one step, answer the calls for which this member's answer is final. For other calls, end this stage."""
         settled: dict[str, list[Call]] = {}
         accepted: dict[int, list[bool]] = {}  # id of a route's settings -> whether each sample of the batch is accepted
         for call in calls:
@@ -142,8 +142,8 @@ class MemberCall(Call):
             self.low_confidence += timings.low_confidence  # this number is above 0 only if the member is a cascade
             return None
         doubtful = np.flatnonzero(~accepted)
-        # An inner cascade reports how many samples got an unsure answer, but not which samples. Samples that are passed
-        # on get another answer, so at most all other samples keep an unsure answer.
+        # An inner cascade reports how many samples got an unsure answer, but not which samples. Only samples that are
+        # not passed on keep their answer, so no more than these keep an unsure one.
         self.low_confidence += min(timings.low_confidence, len(got) - len(doubtful))
         if rows is not None:
             return np.asarray(rows[doubtful])
@@ -167,7 +167,7 @@ class MemberCall(Call):
     def _end(self, outcome: InferenceResult | Exception) -> None:
         shadow = self.route.shadow
         if shadow is not None and isinstance(outcome, InferenceResult):
-            # compared before the caller has the answer, because the caller may then send another call
+            # compare before the caller gets the answer, because the caller may send its next call at once
             shadow.compare(self.call, outcome)
         self.call.end(outcome)
         if shadow is not None:

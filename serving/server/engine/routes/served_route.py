@@ -88,7 +88,7 @@ class ServedRoute:
         self.stages.begin(self.settings.stages, zeros)
 
     def raise_if_queue_full(self) -> None:
-        """Do nothing: the request's member, which refuses the request if its queue is full, is not known yet."""
+        """Do nothing: the member is not chosen yet, and refuses the request later if the member's queue is full."""
 
     def check(self, inputs: Tensors, datatypes: Mapping[str, str]) -> tuple[int, Hashable]:
         admission = self._strictest.check(inputs, datatypes)
@@ -105,7 +105,7 @@ class ServedRoute:
         MemberCall(self, call, stage, call.inputs, call.samples).put()
 
     def ask(self, member: Member, call: Call) -> None:
-        """Queue a call for a member's model, or for its successor if it is closed. Raises like `Servable.put`."""
+        """Queue a call for a member's model or, if that is closed, for its successor. Raises like `Servable.put`."""
         model = self._members[member]
         while True:
             try:
@@ -177,11 +177,11 @@ class Shadow:
     """Sends copies of a route's requests to another model, and compares that model's answers with the callers' answers.
     Thread-safe.
 
-    A copy waits until all callers of its batch have their answers. Then the route submits the copy if no request waits
-    for the route's members, and fewer than half of each member's instances are busy. A copy cannot be stopped, and
-    shares the processors with calls that arrive meanwhile. So only one copy is computed at a time, and a pause follows.
-    All remaining copies are skipped, and so are copies that the model would not accept. Copies get no lower priority in
-    the operating system: if the system paused a thread that holds the interpreter lock, every call would have to wait.
+    A copy waits until every caller in the original call's batch has an answer. Then the route submits the copy if no
+    request waits for the route's members, and fewer than half of each member's instances are busy. The computation of a
+    copy cannot be stopped, and slows down calls that arrive meanwhile. So the server computes one copy at a time, then
+    pauses. It skips copies that arrive before the pause ends, or that the model would not accept. Copies get no lower
+    priority in the operating system: if the system paused a thread with the interpreter lock, every call would wait.
     """
 
     def __init__(
@@ -193,9 +193,9 @@ class Shadow:
         statistics: RouteStatistics,
         share_of_time: float,
     ) -> None:
-        """Send a ``share`` of the requests to ``model``, for at most ``share_of_time`` of the time. ``model`` is None
-        if the shadow does not serve. Requests of the route's ``members`` take precedence. In the compared ``output``,
-        the index of the highest value is the label."""
+        """Send copies of a ``share`` of the requests to ``model``, which computes copies for at most ``share_of_time``
+        of the time. ``model`` is None if the shadow does not serve. Requests of the route's ``members`` take
+        precedence. In the compared ``output``, the index of the highest value is the label."""
         self._share = share
         self._model = model
         self._members = members
@@ -225,7 +225,7 @@ class Shadow:
         self._count(ShadowCounts(skipped=1))
 
     def hand_over(self) -> None:
-        """Submit the waiting copy, or skip it if there is other work. Every caller of its batch has an answer."""
+        """Submit the waiting copy, or skip it if there is other work. Called after the batch's calls are answered."""
         with self._lock:
             copy, self._waiting = self._waiting, None
             if copy is None or self._model is None:
@@ -263,7 +263,7 @@ class Shadow:
 
 
 def _own(signature: Signature) -> Signature:
-    """Return the first member's signature, except for metadata of this member alone, such as its accuracy."""
+    """Return the first member's signature without metadata that describe only this member, such as its accuracy."""
     common = ("task", "labels", "label_distances", "threshold", "min_labels", "batched", "examples")
     metadata = {key: value for key, value in signature.metadata.items() if key in common}
     if signature.image is not None:

@@ -74,7 +74,7 @@ MISTAKES = {
     accepting("index", "value"): UNSUITABLE,
     accepting("sums", "double"): UNSUITABLE,
     accepting("one_label", "total"): UNSUITABLE,
-    accepting("fixed", "y"): "the models are not batched",
+    accepting("fixed", "y"): "its models do not accept batches",
     accepting("lengths", "y"): "so outputs must not have free sizes",
     accepting("pictures", "logits"): UNSUITABLE,
     "split = {one = 50, circle_0 = 50}": "a route must not lead back to itself: circle_0 -> circle_0",
