@@ -60,7 +60,7 @@ class UnauthenticatedError(ServerError):
 
 
 class ForeignOriginError(UnauthenticatedError):
-    """One of: a web page of another site tries to change what the server serves; the Host header names another host."""
+    """A web page of another site tries to change what the server serves, or the Host header names another host."""
 
 
 class InferenceError(ServerError):

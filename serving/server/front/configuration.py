@@ -42,7 +42,7 @@ def configuration(config: ServerConfig, host: str, metrics_port: int, servers: S
     ports = {name: number for name, number in numbers.items() if number != OFF}
     message_bytes = config.max_message_mib << 20
     max_connections = {port: _SCRAPES if port == "metrics" else config.max_connections for port in ports}
-    # envoy.yaml uses these names, and the names of the fields of the settings and the limits.
+    # envoy.yaml may use the names of all settings and of all limits, and the names below.
     values = {
         **vars(config.limits),
         **vars(config),

@@ -55,7 +55,7 @@ class Envoy:
         self._program = _program(config)
         self._config = config
         place = _IN_MEMORY if os.access(_IN_MEMORY, os.W_OK) else Path(tempfile.gettempdir())
-        # The folders of killed servers hold keys. The kernel has released the locks of these servers.
+        # Remove folders with keys that killed servers have left. The kernel has released the locks in these folders.
         for forgotten in place.glob(f"{_PREFIX}*/{_LOCK}"):
             with suppress(OSError), forgotten.open() as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -202,7 +202,7 @@ class Envoy:
             deadline = time.monotonic() + limits.envoy_hang_seconds
             if not self._listens:
                 if self._counted("update_rejected"):
-                    os.kill(pid, signal.SIGKILL)  # Envoy's log names the cause, so the loop reads the log to its end
+                    os.kill(pid, signal.SIGKILL)  # the loop still reads Envoy's log, which has the cause
                     continue
                 self._listens = True
                 self._decided.set()

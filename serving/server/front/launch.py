@@ -1,6 +1,6 @@
-"""python launch.py PARENT ENVOY ARGUMENT... replaces its program with Envoy, which ends with the server and not before.
-This is a separate file that imports nothing of hangtag. A function between fork and exec could wait for ever for a lock
-that another thread of the server held."""
+"""python launch.py PARENT ENVOY ARGUMENT... becomes Envoy, which ignores SIGINT and SIGTERM, and ends with the server.
+This is a separate program that imports nothing of hangtag, because a function that runs between fork and exec could
+wait for ever for a lock that another thread of the server held."""
 
 import ctypes
 import os
@@ -11,8 +11,8 @@ _PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
-    # A signal to the whole process group, such as Ctrl-C, is meant for the server. The signal is blocked here, because
-    # Envoy must still pass on the last calls.
+    # Block signals to the whole process group, such as Ctrl-C, which are meant for the server: Envoy must still pass on
+    # the last calls.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     if sys.platform == "linux":
         # The kernel ends Envoy when the thread that started this process ends, even if the server is killed.

@@ -31,12 +31,12 @@ def prepare() -> None:
 def give_back_large_blocks() -> None:
     """Make glibc map each block of a MiB or more separately, so that a freed block goes back to the system.
 
-    By default, each time a separately mapped block is freed, glibc raises its threshold to the size of that block, up
-    to 32 MiB, and takes smaller blocks from the heap. There a freed block leaves a hole that is often too small for the
-    next block, so the memory of a server whose models are replaced would grow. This function does nothing if
-    MALLOC_MMAP_THRESHOLD_ is set, or if the C library is not glibc. Source: mallopt(3).
+    By default, each time a separately mapped block is freed, glibc raises the threshold for such blocks to the size of
+    that block, up to 32 MiB, and takes smaller blocks from the heap. There a freed block leaves a hole that is often
+    too small for the next block, so the memory of a server whose models are replaced would grow. This function does
+    nothing if MALLOC_MMAP_THRESHOLD_ is set, or if the C library is not glibc. Source: mallopt(3).
     """
     set_option = getattr(ctypes.CDLL(None), "mallopt", None)
     if set_option is not None and "MALLOC_MMAP_THRESHOLD_" not in os.environ:
         set_option(_M_MMAP_THRESHOLD, _LARGE)
-        set_option(_M_TRIM_THRESHOLD, _LARGE)  # this threshold is for free memory at the end of a heap
+        set_option(_M_TRIM_THRESHOLD, _LARGE)  # how much free memory glibc keeps at a heap's end

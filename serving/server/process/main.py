@@ -31,7 +31,7 @@ def run(config: ServerConfig) -> None:
     store = None
     if config.store:
         config, store = _follow_store(config)
-    kept = config.load_model if config.max_loaded_mib else ()  # without this option, an unknown name is an error
+    kept = config.load_model if config.max_loaded_mib else ()  # otherwise, an unknown name is an error
     # `names` raises ModelRepositoryError if there is no model repository
     unknown = sorted({*dict(config.model_max_batch_size), *kept} - {*names(config.models)})
     if unknown:

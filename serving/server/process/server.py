@@ -52,8 +52,8 @@ class Server:
         Args:
             versions: The versions to serve for each model, instead of the latest.
             wrap_control: Receives the `Control` of this process's models, and returns the `Control` that clients use.
-                In a worker, this `Control` is for all workers. By default, clients control only this process's models.
-            runtimes: Loads a model file; called like the constructor of Runtime.
+                In a worker, clients thus control the models of all workers; by default, only those of this process.
+            runtimes: Loads a model file; takes the arguments of Runtime's constructor.
             store: The state of the local copy of the model store, if the models come from a store.
 
         Raises:
@@ -117,7 +117,7 @@ class Server:
 
     def start(self) -> None:
         """Listen, then load all models, so that health probes get NOT_SERVING while models load. Raises UserError if
-        the address cannot be bound, or a model cannot be loaded. The server has then closed everything again."""
+        the address cannot be bound, or a model cannot be loaded. After an error, the server is closed."""
         try:
             self.listen()
             self.control.start()

@@ -27,7 +27,7 @@ _FLUSH_SECONDS = 1.0
 
 
 class Supervisor:
-    """Runs a server of several processes. Call ``start``, check ``failure`` now and then, and call ``stop``."""
+    """Runs a server of several processes. Call ``start``, check ``failure`` regularly, and call ``stop``."""
 
     def __init__(self, config: ServerConfig, *, store: StoreState | None = None) -> None:
         """Reserve the ports, which Envoy does for an exposed server. ``store`` is the state of the local copy of the
@@ -68,7 +68,7 @@ class Supervisor:
             return Workers(self._config.workers, running, self._restarts)
 
     def start(self) -> None:
-        """Start all workers, and return once all of them listen. If one cannot start, end all and raise StartError."""
+        """Start all workers, and return once they listen. If a worker cannot start, end all and raise StartError."""
         if self._config.model_control == "explicit":
             models = self._config.load_model
             self._models = frozenset(require_names(self._config.models) if "*" in models else models)

@@ -30,7 +30,7 @@ from hangtag.serving.server.telemetry.server_state import ServerState
 log = structlog.get_logger()
 _CHECK_SECONDS = 0.5
 _MAX_PENDING = 60
-"""The maximum number of unanswered calls of "state". Other calls are rare, and find room in the pipe."""
+"""How many calls of "state" may be unanswered. The pipe still has room for the other calls, which are rare."""
 _SEND_SECONDS = 5.0
 """How long a call waits for room in the pipe. A process that hangs reads nothing, and a full pipe blocks its sender."""
 
@@ -81,8 +81,8 @@ def main(number: int, config: ServerConfig, versions: Mapping[str, tuple[int, ..
 
 
 class StopReasons(queue.SimpleQueue[str]):
-    """The reasons why this process should stop. Any thread may ``put`` a reason. A signal's handler interrupts the main
-    thread anywhere, even while the log or an Event holds its lock. Unlike them, SimpleQueue.put is reentrant."""
+    """The reasons why this process should stop. Any thread may ``put`` a reason. A signal's handler may interrupt the
+    main thread while it holds the lock of the log or of an Event, but SimpleQueue.put is reentrant."""
 
     def add_signals(self, *numbers: signal.Signals) -> None:
         """Treat these signals as reasons to stop. A second signal ends the process at once, with code 1."""
@@ -96,8 +96,8 @@ class StopReasons(queue.SimpleQueue[str]):
             signal.signal(number, on_signal)
 
     def wait(self, failure: Callable[[], str] = lambda: "") -> str:
-        """Wait for the first reason and return it. Meanwhile, log when no more files can be opened. ``failure`` returns
-        why the server has failed, or "" while the server works. A failure is raised as a StartError."""
+        """Wait for a reason to stop, and return it. Meanwhile, log when no more files can be opened. ``failure``
+        returns why the server has failed, or "" while the server works. A failure is raised as a StartError."""
         exhausted = False
         # Python runs signal handlers in the main thread only. If the kernel delivers the signal to another thread, a
         # wait without a timeout would never return, so the main thread wakes up now and then.
