@@ -3,8 +3,8 @@
 The loop runs in its own thread, from the first server to the end of the process. There is only one, because grpc.aio
 takes its events from one queue for the whole process. The loop is uvloop's if uvloop is installed.
 
-If a program also calls grpc.aio on another loop, with grpcio 1.76 both loops wake up for an event, and the slower loop
-reports a BlockingIOError. No event is lost, so this loop does not log the error.
+With grpcio 1.76, if a program also calls grpc.aio on another loop, both loops wake up for each event, and the slower
+loop reports a BlockingIOError. No event is lost, so this loop does not log the error.
 """
 
 import asyncio
@@ -92,7 +92,7 @@ class LoopCall(TransportCall):
         self.calls.hand_over(self)
 
     def refuse(self, error: Exception) -> None:
-        # Only the traceback of a bug is logged. The frames of a traceback refer to the call.
+        # A traceback keeps the call in memory. Only a bug's error keeps its traceback, because the log shows it.
         self.outcome = error.with_traceback(None) if isinstance(error, ServerError) else error
         self.calls.hand_over(self)
 
@@ -138,7 +138,7 @@ class LoopCalls:
         self.loop.call_soon_threadsafe(self._pool.gather_offers, self._wake_later)
 
     def hand_over(self, call: LoopCall) -> None:
-        """Pass an ended call to the loop, which wakes up only once for all calls that end before its next turn."""
+        """Pass an ended call to the loop, which wakes up only once for all calls that end before its next iteration."""
         self._ended.append(call)
         if get_ident() == self._loop_thread:
             self._resolve()
@@ -148,12 +148,12 @@ class LoopCalls:
 
     def _resolve(self) -> None:
         self._loop_thread = get_ident()
-        self._scheduled = False  # before the calls are taken, so that a later call schedules this method again
+        self._scheduled = False  # cleared first, so that a call that ends from now on schedules this method
         while self._ended:
             self._ended.popleft().resolve()
 
     def _wake_later(self) -> None:
-        """Wake the computing threads after the loop has queued all calls that it received in this turn."""
+        """Wake the computing threads after the loop has queued all calls that it received in this iteration."""
         if not self._wakes:
             self._wakes = True
             self.loop.call_soon(self._wake)

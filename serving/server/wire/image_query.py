@@ -114,7 +114,7 @@ def classify_query(request: pb.ClassifyRequest) -> ImageQuery:
 
 
 def compare_queries(request: pb.CompareRequest, engine: Engine) -> list[ImageQuery]:
-    """Return the query of each model that a comparison names, or of every classifier that is served. Raises
+    """Return a query for each model that the comparison names or, if it names none, for each served classifier. Raises
     InvalidRequestError, NotFoundError or UnavailableError."""
     choices: Sequence[pb.ModelChoice] = request.models
     if not choices:
@@ -185,14 +185,14 @@ def _chosen(signature: Signature, outputs: Tensors, top_k: int) -> tuple[list[in
     indices = indices[indices >= 0]
     if (indices >= len(probabilities)).any():
         raise InferenceError(
-            f"the model predicted label {indices.max()}, but its last label is {len(probabilities) - 1}"
+            f"the model predicted the label index {indices.max()}, but the last index is {len(probabilities) - 1}"
         )
     return indices[: top_k or None].tolist(), float(outputs["path_probability"][0])
 
 
 def examples(signature: Signature) -> list[dict[str, str]]:
     """Return the ``label`` and the ``png`` of each example picture in a model's file. ``hangtag.examples`` is a JSON
-    list of objects, each with a label's index and a PNG file in base64. If any is malformed, the result is empty."""
+    list of objects, each with a label's index and a PNG file in base64. If an object is malformed, return []."""
     try:
         kept = json.loads(signature.metadata.get("examples", "[]"))
         return [{"label": signature.labels[each["label"]], "png": str(each["png"])} for each in kept]

@@ -35,18 +35,18 @@ _SERVER_FAULTS = ("UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "
 
 
 class Origin(NamedTuple):
-    """What a transport knows about a call before it has read a request. A stream's call may have several requests."""
+    """What a transport knows about a call before it has read a request. A streaming call may have several requests."""
 
     method: str
     """/package.Service/Method, or an HTTP method and its route; empty if no model is called."""
     metadata: Metadata = ()
-    """What the caller sent. A trace is continued from it, and a split may choose a member by it."""
+    """What the caller sent, such as the trace to continue, or the key by which a split chooses a member."""
     deadline: float | None = None
     """The deadline in seconds on the monotonic clock."""
 
 
 class Intake:
-    """The checks of all transports before a request reaches the engine. All methods are thread-safe.
+    """The checks that every transport makes before a request reaches the engine. All methods are thread-safe.
 
     The token file has one token per line. Lines that start with # are comments. With an empty file no token is valid.
     If the file disappears or becomes malformed, the tokens that were last read stay valid.
@@ -59,11 +59,11 @@ class Intake:
         self.engine = engine
         self.models = ModelService(engine, control)
         self.decoding_places = threading.Semaphore(config.max_queue_size)
-        """One place for each request that waits for a decoding thread. Such a request is not yet in a model's queue."""
+        """Limits how many requests wait for a decoding thread. These requests are not yet in a model's queue."""
         self.decoding_threads = ThreadPoolExecutor(usable_cpus(), thread_name_prefix="decode")
         """Decode pictures and large messages, so that decoding does not block the threads that receive calls."""
         self.threads_for_large = ThreadPoolExecutor(usable_cpus(), thread_name_prefix="decode-large")
-        """Decode large pictures. These threads may wait for memory, so other requests have their own threads."""
+        """Decode large pictures, which on these threads may wait for memory without a delay for other requests."""
         self._digests: WatchedFiles[tuple[bytes, ...]] | None = None
         if (file := config.token_file) is not None:
             self._digests = WatchedFiles("tokens", [file], lambda: _digests_of(file), limits.file_check_seconds)
@@ -96,7 +96,7 @@ class Intake:
                     "metadata or HTTP's headers (--token-file of hangtag's commands)"
                 )
             digest = hashlib.sha256(credentials[1].encode(errors="surrogatepass")).digest()
-            # All digests have one length, and each is compared, so the time taken reveals nothing about valid tokens.
+            # All digests are equally long, and each is compared, so the time taken reveals nothing about valid tokens.
             if not sum([hmac.compare_digest(digest, known) for known in self._digests.current()]):
                 raise errors.UnauthenticatedError("the token is not valid; ask the server's operator for a valid token")
         if self.stopping and queries:
@@ -107,15 +107,15 @@ class Intake:
         self.stopping, self.all_admitted = True, False
 
     def require_size(self, direction: str, size: int) -> None:
-        """Raise MessageTooLargeError, worded like gRPC's core, if a "Sent" or "Received" message is over the limit."""
+        """Raise MessageTooLargeError, worded as in gRPC's core, if a message ("Sent" or "Received") is too large."""
         if size > (limit := self.max_message_bytes):
             raise errors.MessageTooLargeError(f"SERVER: {direction} message larger than max ({size} vs. {limit})")
 
     def record_failure(
         self, origin: Origin, error: Exception, started: int | None = None, name: str = "", version: str = ""
     ) -> None:
-        """Count a failed request under its status code, and record its span. ``started`` is when the request arrived,
-        by time.perf_counter_ns, or None for now. The name and the version are empty if the request was not read."""
+        """Count a failed request under its status code, and record its span. ``started`` is the time.perf_counter_ns at
+        which the request arrived; None means now. The name and the version are empty if the request was not read."""
         code = status(error).grpc
         ns = 0 if started is None else time.perf_counter_ns() - started
         self.engine.record_failure(name, version, code.name, ns, shed=isinstance(error, errors.QueueFullError))
@@ -166,7 +166,7 @@ class Tracing:
     def record(
         self, method: str, metadata: Metadata, duration_ns: int, code: grpc.StatusCode, timings: Timings | None = None
     ) -> None:
-        """Record a query that ended just now, ``duration_ns`` after its arrival. ``timings`` is None if it failed."""
+        """Record a query that ended just now, ``duration_ns`` after its arrival. A failed query has no ``timings``."""
         from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_context
 
         ended_ns = time.time_ns()

@@ -1,5 +1,5 @@
-"""Maps domain errors to statuses of gRPC and HTTP, and a query's cost to metadata. The metrics name failures by gRPC's
-codes, for HTTP too."""
+"""Translates domain errors into statuses of gRPC and HTTP, and a query's cost into metadata of the response. The
+metrics count failures under gRPC's codes, over HTTP too."""
 
 import uuid
 from typing import NamedTuple
@@ -14,8 +14,8 @@ log = structlog.get_logger()
 _MAX_LOGGED_LENGTH = 128  # characters, because the log must not grow with the callers' messages
 QUEUE_NS, COMPUTE_NS, BATCH_SIZE = "hangtag-queue-ns", "hangtag-compute-ns", "hangtag-batch-size"
 MODEL, STAGE = "hangtag-model", "hangtag-stage"
-"""For a route, the members that answered, and for each sample the number of the stage, from 1, that answered it. If one
-stage answered all samples, its number is listed only once."""
+"""For a route, the members that answered, and the number (from 1) of the stage that answered each sample. If one stage
+answered all samples, its number is listed only once."""
 STAGES = "hangtag-stages"
 """For a route, the stages' costs, separated by commas: MEMBER;samples=N;queue-ns=N;compute-ns=N;batch-size=N."""
 UNSURE = "hangtag-unsure"
@@ -57,11 +57,11 @@ def call_status(error: Exception, rpc: str, request: object = None) -> tuple[Sta
 
     The caller gets a domain error's own message, shortened so that it fits into a header of 8 KiB, because the message
     may quote a long request. For a bug, the caller gets a reference, with which the traceback can be found in the log.
-    Only errors that are not the caller's fault are logged, with ``rpc`` and ``request``'s model and id. Headers and
-    metadata, in which callers send their tokens, are never logged.
+    Only errors that are not the caller's fault are logged, with ``rpc`` and with the model and the id of ``request``.
+    Headers and metadata, in which callers send their tokens, are never logged.
     """
     code = status(error).grpc
-    method = rpc.rpartition("/")[2] if rpc.startswith("/") else rpc  # for HTTP, rpc is a verb and a route
+    method = rpc.rpartition("/")[2] if rpc.startswith("/") else rpc  # over HTTP, rpc is a method and a path
     fields = {"rpc": method, "model": getattr(request, "model_name", ""), "request_id": getattr(request, "id", "")}
     fields = {name: str(value)[:_MAX_LOGGED_LENGTH] for name, value in fields.items()}
     if isinstance(error, errors.ServerError):

@@ -29,7 +29,7 @@ _POLL_SECONDS = 0.005
 _FLUSH_SECONDS = 0.2
 """The seconds that connections stay open after the last response. If gRPC's core closed a connection with unread bytes,
 the kernel would reset it, and the client could lose the end of a large response. pygrpc-native's ``close`` drops
-responses that its threads have not written yet. Neither library says when responses are written."""
+responses that its threads have not written yet. Neither grpcio nor pygrpc-native reports when a response is written."""
 _MAX_PENDING = 100_000
 V1 = "grpc.reflection.v1.ServerReflection"
 
@@ -77,7 +77,7 @@ class GrpcServer:
             await self._server.stop(max(0.0, deadline - loop.time()))
 
     def close(self) -> None:
-        """Close connections that ``stop`` has left open, once the engine is closed. grpcio leaves none."""
+        """After the engine is closed, close connections that ``stop`` has left open. grpcio leaves none open."""
 
     async def _listen(self, address: str) -> int:
         """Listen on an address in grpcio's form, such as unix:/run/hangtag.sock. Raises StartError."""
@@ -112,7 +112,7 @@ class GrpcServer:
 
 class HealthService:
     """The health of each name: "" is the whole server, any other name a service or a model. When the server stops, each
-    Watch sends NOT_SERVING and ends, so that the server's stop need not wait."""
+    Watch sends NOT_SERVING and ends, so that no Watch delays the stop."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine

@@ -92,7 +92,7 @@ class Handlers(grpc.GenericRpcHandler):
                 try:
                     self._require_few_watches(watches)  # before the message, which may never arrive
                     if reads_stream:
-                        # the answer has begun, so Envoy no longer awaits a whole request
+                        # once the answer has begun, Envoy no longer limits how long the request takes to arrive
                         await context.send_initial_metadata(())
                         return await answer(requests(context), context)
                     request = self._parse(path, parse, await context.read(), context)
@@ -103,8 +103,8 @@ class Handlers(grpc.GenericRpcHandler):
                     status = error.status
                 except Exception as error:
                     status = call_status(error, path, request)
-                # The context and the exception that ``abort`` raises refer to each other. Therefore the exception must
-                # not refer to the request, neither by this frame nor by an exception that is being handled.
+                # ``abort`` raises an exception that is in a reference cycle with the context. So neither the
+                # exception's frames nor an exception that is being handled may keep the request in memory.
                 request = None
                 return await context.abort(*status)
             finally:

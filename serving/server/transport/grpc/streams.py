@@ -30,7 +30,7 @@ from hangtag.serving.server.wire.intake import Origin
 from hangtag.serving.server.wire.transport_call import LARGE_MESSAGE, Query, submit, submit_on_thread
 
 _FIRST_SHARE = 5
-"""Until a stream has answered a request, each answer is assumed to take a fifth of the stream's bytes."""
+"""Until a stream has answered a request, each answer is assumed to take a fifth of the stream's memory limit."""
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Request = TypeVar("Request")
@@ -43,8 +43,8 @@ class OpenStreams:
         self.calls = calls
         config = calls.intake.engine.config
         self.window = min(config.max_queue_size, 2 * config.max_batch_size)
-        """How many requests of a stream may be unanswered at the same time. One stream can fill the next batch while
-        another batch is computed, but cannot fill the model's queue."""
+        """How many requests of a stream may be unanswered at the same time. This is enough to fill the next batch while
+        another batch is computed, but no more than the model's queue holds."""
         self._max_streams = config.limits.max_streams
         self._streams: set[_Stream] = set()
         self._stopped = False
@@ -61,8 +61,8 @@ class OpenStreams:
     ) -> None:
         """Answer each request of a stream, in order. Every request has the stream's deadline, which is in ``origin``.
         ``query`` makes the query for a request. ``respond`` makes the response from a call that has ended. If
-        ``respond`` raises an error, the stream ends. ``in_thread`` is whether decoding even a small request would block
-        the loop. Raises QueueFullError if too many streams are open, and the errors of `_Stream.outcomes`."""
+        ``respond`` raises an error, the stream ends. With ``in_thread``, even small requests are decoded on a thread.
+        Raises QueueFullError if too many streams are open, and the errors of `_Stream.outcomes`."""
         if self._stopped:
             raise UnavailableError("the server is stopping and takes no new streams; try another replica")
         if len(self._streams) >= self._max_streams:
@@ -106,7 +106,7 @@ class _Stream:
 
     def __init__(self, streams: OpenStreams) -> None:
         self._calls, self._window = streams.calls, streams.window
-        self._max_bytes = streams.calls.intake.max_message_bytes  # a stream's requests and answers
+        self._max_bytes = streams.calls.intake.max_message_bytes  # the memory limit of a stream's requests and answers
         self._changed = asyncio.Event()
         self._unanswered: deque[StreamCall] = deque()
         self._held = 0  # the sum of ``held`` of the unanswered calls

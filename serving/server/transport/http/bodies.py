@@ -34,8 +34,8 @@ class BodyBudget:
         self._lock = Lock()
 
     def hold(self, request: HttpRequest, count: int) -> None:
-        """Set the number of bytes that a request holds. If too few bytes are left, raises QueueFullError, and if the
-        request's bytes were released, CancelledError."""
+        """Set the number of bytes that a request holds. Raises QueueFullError if too few bytes are left, and
+        CancelledError if the request's bytes were released already."""
         with self._lock:
             if request.held is None:
                 raise errors.CancelledError("the caller left before the request was decoded")

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 MAX_HEAD_BYTES = 32 * 1024
 """Size limit of a request's target and headers. gRPC's core accepts 16 KiB of metadata."""
 _MAX_UNREAD_BYTES = 2 * MAX_HEAD_BYTES
-"""Size limit of an incomplete head, or of a chunked body's trailers. The limit is higher than MAX_HEAD_BYTES, because
-spaces around values also count."""
+"""Size limit of an incomplete head, or of a chunked body's trailers. It is higher than MAX_HEAD_BYTES, because it also
+counts the spaces around values."""
 MAX_PIPELINED = 100
-"""Number of requests that may wait on a connection for an earlier request. One read may bring ten thousand."""
+"""How many requests may wait on a connection for an earlier one. A client may send ten thousand at once."""
 _LINGER_SECONDS = 2.0
 _HOST = re.compile(rb"[\w.~!$&'()*+,;=%:\[\]-]*")  # RFC 9110: a name or an address, and a port
 _NO_TRAILERS = (b"connection", b"proxy-connection", b"upgrade")
@@ -77,7 +77,7 @@ class Connection(asyncio.Protocol):
         self._go_on()
 
     def stop(self) -> None:
-        """Close the connection if it has no request. During a stop, it is otherwise closed after the next response."""
+        """Close the connection if it has no request. A busy connection closes after its next response."""
         if not self._requests:
             self.transport.close()
 
@@ -113,7 +113,7 @@ class Connection(asyncio.Protocol):
         name = name.lower()
         if self._coming is None:
             self._fields.append((name, value))
-        elif name in _NO_TRAILERS:  # httptools would obey these trailers, and read no further request
+        elif name in _NO_TRAILERS:  # httptools would apply these trailers, and read no more requests
             self._refuse(400, f"{name.decode()} must not be a trailer")
             raise ValueError(name)
 

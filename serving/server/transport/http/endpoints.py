@@ -201,8 +201,8 @@ class Endpoints:
             query_string = httptools.parse_url(request.target).query or b""
             fields += parse_qsl(query_string.decode("latin-1"), keep_blank_values=True)
             numbers = _numbers(fields)
-            # NAME or NAME@VERSION, separated by commas. A request may have thousands of names, so all names after the
-            # first MAX_COMPARED names stay in one string.
+            # NAME or NAME@VERSION, separated by commas. A request may have thousands of names, so only the first
+            # MAX_COMPARED names are split off.
             listed = [request.path_params.get("models", ""), *(value for name, value in fields if name == "model")]
             named = [text.strip().partition("@") for each in listed for text in each.split(",", MAX_COMPARED)]
             choices = [ModelChoice(name=name, version=version) for name, at, version in named if name or at]
@@ -237,8 +237,8 @@ class Endpoints:
 
 
 def _translated(method: Callable[[Any], Awaitable[Message]], message: type[Message], key: str = "") -> Endpoint:
-    """Return an endpoint that calls a method of gRPC. The parameters of the path are the fields of the message. ``key``
-    is the field to return, if not the whole response."""
+    """Return an endpoint that calls a gRPC ``method``. The path's parameters become the fields of the request
+    ``message``. ``key`` is the field to return, if not the whole response."""
 
     async def endpoint(request: HttpRequest) -> HttpResponse:
         response = to_dict(await method(message(**request.path_params)))

@@ -36,17 +36,17 @@ BINARY_SIZE, BINARY_DATA, BINARY_OUTPUTS = "binary_data_size", "binary_data", "b
 
 
 class JsonRequest(NamedTuple):
-    """The content of a request for inference. The parameters of `plans.admit` have the same names."""
+    """The content of a request for inference. The first four fields are arguments of `plans.admit`, in order."""
 
     inputs: Arrays
     datatypes: Mapping[str, str]
     outputs: Sequence[str]
     timeout: int | None
     binary: Sequence[bool]
-    """For each requested output, whether it is sent as binary data. If none is named, one value holds for all."""
+    """For each requested output, whether it is sent as binary data. If none is requested, one value holds for all."""
     id: str
     head: bytes | None
-    """The JSON, if requests with this JSON differ only in the bytes of one tensor; else None."""
+    """The JSON, if all requests with the same JSON differ only in the bytes of one tensor; otherwise None."""
 
 
 def decode_request(body: bytes, size: int) -> JsonRequest:

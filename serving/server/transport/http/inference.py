@@ -1,5 +1,5 @@
-"""Inference over HTTP: decodes the bodies of requests, and encodes the responses. A request has a plan if an earlier
-request had the same target and JSON, and one tensor follows the JSON as bytes."""
+"""Inference over HTTP: decodes the bodies of requests, and encodes the responses. A request has a plan if it differs
+from an earlier request only in the bytes of its one tensor, which follow the JSON."""
 
 import math
 import re
@@ -21,7 +21,7 @@ from hangtag.serving.signature import Signature, TensorSpec
 HEAD_LENGTH = b"inference-header-content-length"
 """The header with the length of the body's JSON in bytes. Binary tensors follow the JSON. If the length is 0, the body
 is one tensor."""
-_LENGTH = re.compile(rb"[0-9]{1,3}")  # a length of at most 999 bytes, because plans keep the JSON
+_LENGTH = re.compile(rb"[0-9]{1,3}")  # at most 999 bytes, because each plan keeps its JSON
 _MAX_HEAD = 512  # the assumed maximum size of the JSON in a response with a plan, in bytes
 _HEAD = b"%b %b"
 """The head of a request with a plan: its target and its JSON."""
@@ -42,8 +42,8 @@ def find_plan(plans: Plans, request: HttpRequest) -> Plan | None:
 
 
 class HttpInferQuery(Query):
-    """A request for inference. `prepare` takes its body. The memory budget counts first the body as sent, then the
-    decompressed body, and finally the arrays. A plan of the request is added to ``plans`` if possible."""
+    """A request for inference. `prepare` removes the body from the request. The memory budget counts first the body as
+    sent, then the decompressed body, and finally the arrays. If possible, ``plans`` gets a plan of the request."""
 
     def __init__(self, name: str, version: str, request: HttpRequest, plans: Plans | None = None) -> None:
         super().__init__(name, version)
@@ -96,7 +96,7 @@ class HttpInferQuery(Query):
 
 
 def _heads(model: Servable, specs: Sequence[TensorSpec], outputs: Tensors) -> list[bytes]:
-    """Return the bytes before each output of a plan's response. The first are headers, an empty line, and the JSON."""
+    """Return the bytes before each output of a plan's response; before the first: headers, an empty line, the JSON."""
     head, contents = encode_answer(model, specs, [True] * len(specs), outputs)
     response = HttpResponse(b"".join((head, *contents)), BINARY, headers=b"%b: %d\r\n" % (HEAD_LENGTH, len(head)))
     return [response.headers + b"\r\n" + head, *[b""] * (len(contents) - 1)]

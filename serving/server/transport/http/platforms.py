@@ -175,7 +175,7 @@ class PlatformEndpoints(Endpoints):
 
 
 class _InstancesQuery(Query):
-    """Vertex AI's instances as one batch. The response is the list of predictions."""
+    """Sends Vertex AI's instances to a model as one batch. The response is the list of predictions."""
 
     def __init__(self, name: str, instances: list[Any]) -> None:
         super().__init__(name, "")

@@ -86,7 +86,7 @@ def test_where_no_label_reaches_the_threshold(live: LiveServer, model: str, expe
 def test_a_path_with_an_unknown_label_is_an_internal_error(live: LiveServer) -> None:
     code, message = failure(lambda: classify(live, "path", image(PROBABILITIES, [3, 10])))
     assert code is grpc.StatusCode.INTERNAL
-    assert message == "the model predicted label 10, but its last label is 9"
+    assert message == "the model predicted the label index 10, but the last index is 9"
 
 
 def test_runners_up_carry_their_distance_from_the_first(live: LiveServer) -> None:
