@@ -81,7 +81,7 @@ class Settings:
     )
     published_host: str = setting(
         "",
-        "The address at which clients reach the server, if it is not --host, as in Docker. If this address is "
+        "The address at which clients reach the server, if --host is another address, as in Docker. If this address is "
         "loopback, the server trusts everybody who can connect.",
     )
     port: int = setting(8001, "The gRPC port. 0: a free port, which the log shows.", between=(0, 65535))
@@ -120,7 +120,7 @@ class Settings:
     gpu_device_id: int = setting(0, "The device number of the GPU to use.", between=(0, None))
     gpu_mem_limit_mib: int = setting(
         0,
-        "The most GPU memory that a model's arena may take, including the weights, in MiB. 0: no limit.",
+        "The most GPU memory, in MiB, that ONNX Runtime's arena may take for a model and its weights. 0: no limit.",
         between=(0, None),
     )
     cuda_graphs: str = setting(
@@ -137,19 +137,19 @@ class Settings:
     )
     instances: int = setting(
         0,
-        "The most concurrent batches of one model. 0: two if there are at least two CPUs, otherwise one.",
+        "How many batches of one model may be computed at once. 0: two on several CPUs, otherwise one.",
         between=(0, 64),
     )
     intra_op_threads: int = setting(
         0,
-        "ONNX Runtime's threads in each instance. 0: the usable CPUs / (instances x workers). A batch that is computed "
-        "alone gets all threads of its worker if that is faster.",
+        "ONNX Runtime's threads in each instance. 0: the usable CPUs / (instances x workers). A worker that computes "
+        "only one batch gives it all threads, if that is faster.",
         between=(0, 256),
     )
     max_batch_size: int = setting(64, "The most samples in a batch or a request.", between=(1, MOST_SAMPLES))
     model_max_batch_size: tuple[ModelLimit, ...] = setting(
         (),
-        "Set --max-batch-size for one model, even if its file forbids batches. 0: forbid batches. Repeatable.",
+        "Set --max-batch-size for one model, and allow batches even if its file forbids them. 0: none. Repeatable.",
         metavar="NAME=N",
     )
     max_queue_size: int = setting(
@@ -180,8 +180,8 @@ class Settings:
     max_message_mib: int = setting(16, "The size limit of received and sent messages, in MiB.", between=(1, 1024))
     max_http_bodies_mib: int = setting(
         0,
-        "The most memory for the bodies of a process's HTTP requests in flight, in MiB. A further request gets the "
-        "status 429. The value 0 means 16 times --max-message-mib.",
+        "The most memory, in MiB, for the bodies of all HTTP requests that a process has in flight. Further requests "
+        "get the status 429. 0: 16 times --max-message-mib.",
         between=(0, 1_048_576),
     )
     max_concurrent_streams: int = setting(

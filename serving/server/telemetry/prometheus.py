@@ -61,8 +61,8 @@ _ABOUT: Mapping[Any, Mapping[str, str]] = {
         "hangtag_store_errors": "Failed updates of the local copy of the model store, or of one model in this copy",
     },
     GaugeMetricFamily: {
-        "hangtag_route_expected_sent_on": "The fraction of samples that a cascade's second member should get according "
-        "to route.toml",
+        "hangtag_route_expected_sent_on": "The fraction of samples that, according to route.toml, a cascade should "
+        "pass to its second member",
         "hangtag_route_shadow_largest_difference": "The largest difference between output values of a route and of its "
         "shadow",
         "hangtag_model_ready": "1 if the model accepts requests, 0 if it cannot be loaded",
