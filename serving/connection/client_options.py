@@ -18,7 +18,7 @@ RETRIED_SERVICES = (methods.INFERENCE, methods.CLASSIFIER)
 _RETRIED_PATHS = tuple(f"/{service}/" for service in RETRIED_SERVICES)
 BACKOFF_MULTIPLIER = 2.0
 _JITTER = 0.2  # the value that gRPC uses
-# gRPC does not retry a call whose requests are larger than this, 256 KiB by default.
+# gRPC does not retry a call whose requests are larger than this limit, which is 256 KiB by default.
 _RETRY_BUFFER_BYTES = 1 << 30
 # A ping every 24 days. 2**31 - 1 milliseconds would also turn off gRPC's limit on how long sent data may stay
 # unacknowledged (TCP_USER_TIMEOUT).
@@ -34,9 +34,9 @@ class ConnectionOptions:
     """How a client keeps its connection alive, which answers it accepts, and when it repeats a call.
 
     Args:
-        retries: how many times to repeat a failed call, 0 to 4. The client repeats a call that ended with UNAVAILABLE,
-            because the server is starting, stopping or unreachable, or because the connection broke. Over gRPC the
-            client also repeats a call that ended with CANCELLED, the status of calls that arrive while a server stops.
+        retries: how many times to repeat a failed call, 0 to 4. The client repeats a call that ended with UNAVAILABLE:
+            the server is starting, stopping or unreachable, or the connection broke. Over gRPC the client also repeats
+            a call that ended with CANCELLED, the status of calls that arrive while a server stops.
             The call's deadline covers all attempts. Health checks, loads and unloads of models are never repeated.
         initial_backoff: seconds before the first retry. Each later pause is twice as long as the pause before it. All
             pauses vary at random by 20 %.
@@ -50,7 +50,7 @@ class ConnectionOptions:
             connections that ping more often than every five minutes. Has no effect over HTTP.
         keepalive_timeout_seconds: close the connection if the server does not answer a ping within this many seconds,
             or, on Linux, if the server's machine does not acknowledge sent data for this long. The calls on the
-            connection then end with ``UNAVAILABLE``. A value below the calls' deadline leaves time to repeat them.
+            connection then end with ``UNAVAILABLE``. A value below a call's deadline leaves time to repeat the call.
         max_message_mib: the largest answer to accept, in MiB; None sets no limit in the client.
 
     Raises:
@@ -106,7 +106,7 @@ class ConnectionOptions:
             ("grpc.per_rpc_retry_buffer_size", _RETRY_BUFFER_BYTES),
             ("grpc.keepalive_time_ms", pause),
             ("grpc.keepalive_timeout_ms", timeout),
-            # gRPC applies the longer of the two timeouts. The default of this one is 60 s.
+            # gRPC applies the longer of the two timeouts, and ping_timeout_ms is 60 s by default.
             ("grpc.http2.ping_timeout_ms", timeout),
             # Idle connections are pinged too, so that the next call finds a live connection.
             ("grpc.keepalive_permit_without_calls", 1),

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from hangtag.serving.connection.http.http_connection import HttpConnection
 
 Connection: TypeAlias = "GrpcConnection | HttpConnection"
-"""A connection for threads. ``GrpcConnection`` describes the methods."""
+"""A connection for threads. The docstrings of ``GrpcConnection`` describe the methods."""
 AsyncConnection: TypeAlias = "AioConnection | AsyncHttpConnection"
 """A connection for asyncio."""
 Arguments = ParamSpec("Arguments")

@@ -18,28 +18,28 @@ from hangtag.serving.connection.errors import ClientError
 from hangtag.serving.connection.method import CONTROL, Method
 from hangtag.serving.credentials import Credentials, CredentialsError
 
-# The system's message for a port at which nothing listens. asyncio writes the second text.
+# The messages of the system and of asyncio for a port at which nothing listens.
 _NOTHING_LISTENS = re.compile("Connection refused|Connect call failed")
-# gRPC's message if gRPC cannot connect, or if the server speaks another protocol. "resol" is a part of "errors
-# resolving" and of "DNS resolution failed".
+# gRPC's message if gRPC cannot connect, or if the server speaks another protocol. "resol" matches "errors
+# resolving" and "DNS resolution failed".
 _NO_CONNECTION = re.compile("failed to connect|last error: |Failed parsing HTTP/2|handshake failed|resol")
 # gRPC's message for a connection that ended during a call, if the message does not match _NO_CONNECTION.
 _BROKEN = re.compile(
     "Socket closed|recvmsg|sendmsg|Connection reset|Connection timed out|Broken pipe|GOAWAY|keepalive|ping timeout"
 )
-# gRPC's message for an answer with an HTTP status that no gRPC server sends. gRPC turns the statuses 401, 403 and 404,
-# which mean that nothing was executed, into other codes than UNAVAILABLE and UNKNOWN.
+# gRPC's message for an answer with an HTTP status that no gRPC server sends. The statuses 401, 403 and 404 mean that
+# nothing was executed; for them, gRPC's code is neither UNAVAILABLE nor UNKNOWN.
 _HTTP_STATUS = re.compile(r"http2 header with status: (\d+)")
 # The environment variables that gRPC reads (doc/environment_variables.md of gRPC).
 _GRPC_PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
 TIMEOUT = 2.0
-"""The time limit of each connection in seconds. ``_diagnose`` opens at most two, and only one if nothing listens."""
+"""The time limit in seconds of a connection by ``_diagnose``, which opens at most two, or one if nothing listens."""
 
 
 def too_late(address: str, seconds: float | None, reason: str = "") -> ClientError:
     """Return the error of a call whose deadline has passed, or will pass before the next attempt.
 
-    ``seconds`` is None for a deadline of the server. ``reason`` says why the last attempt failed, if it has failed.
+    ``seconds`` is None if the server set the deadline. ``reason`` says why the last attempt failed, if it has failed.
     """
     limit = "in time" if seconds is None else f"within {seconds:g} s"
     message = f"no complete answer from {address} {limit}{f' ({reason})' if reason else ''}"
@@ -47,7 +47,7 @@ def too_late(address: str, seconds: float | None, reason: str = "") -> ClientErr
 
 
 def failed(code: grpc.StatusCode, message: str, method: Method[Any], *, executed: bool) -> ClientError:
-    """Return the error of a failed call. ``executed`` is true if the server may nevertheless have executed the call."""
+    """Return the error of a failed call. ``executed`` says whether the server may have executed the call."""
     if executed and method.path in CONTROL:
         message += (
             "; the server may or may not have executed the call, and the client does not repeat it: "
@@ -62,8 +62,8 @@ def unanswered(
     """Return the error of a call that got no answer. ``reason`` is the message of the library that made the call.
 
     ``connected`` is true if there was a connection that broke during the call. ``proxy`` is the environment variable
-    that names the proxy. With ``credentials``, and without a proxy, this function looks for the cause, which may take
-    seconds.
+    that names the proxy. If there is no proxy and ``credentials`` are given, this function looks for the cause, which
+    may take seconds.
     """
     message, remedy = "", "start a server with 'hangtag serve', or name another server with --server"
     if proxy:
@@ -126,7 +126,7 @@ def _diagnose(address: str, credentials: Credentials) -> str:
         if secure:
             return ""
     except ssl.SSLEOFError:
-        return ""  # a proxy that reaches no server also ends the connection like this, so the cause is not known
+        return ""  # a proxy that reaches no server causes the same exception, so the cause is not known
     except ssl.SSLError as error:
         reason = getattr(error, "verify_message", "").rstrip(".") or error.reason or str(error)
         if secure:
@@ -136,7 +136,7 @@ def _diagnose(address: str, credentials: Credentials) -> str:
                 "--tls-key)"
             )
         if not isinstance(error, ssl.SSLCertVerificationError) and "ALERT" not in reason:
-            return ""  # the server uses no TLS either
+            return ""  # the server uses no TLS, like the client
     except (socket.gaierror, UnicodeError):  # UnicodeError: DNS cannot contain the name
         return f"the host of {address} is unknown; name the server with --server {'http://' * url}HOST:PORT"
     except (OSError, CredentialsError):  # no server answered in time, or a TLS file was deleted

@@ -117,7 +117,7 @@ class GrpcConnection(_Channel):
     ) -> Iterator[Response]:
         """Yield a stream's responses, within a deadline for the whole stream. A thread reads the requests one by one.
 
-        Raises ClientError and CredentialsError. If ``requests`` raises, the earlier answers are yielded first.
+        Raises ClientError and CredentialsError. If ``requests`` fails, the earlier answers are yielded first.
         """
         call, responses = self._begin_stream(method, requests, timeout)
         try:
@@ -201,7 +201,7 @@ class AioConnection(_Channel):
             thread.shutdown(wait=False)
 
     def _reset(self, call: grpc.Call, began: float) -> None:
-        """Cancel a call when the server has accepted it. The call began at ``began``, by the event loop's clock."""
+        """Cancel a call once the server has accepted it. ``began`` is when the call began (event loop's clock)."""
         if call.is_active():
             self._last_reset = max(began + _ACCEPTED_SECONDS, self._last_reset + _BETWEEN_RESETS)
             asyncio.get_running_loop().call_at(self._last_reset, call.cancel)

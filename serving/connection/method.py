@@ -18,7 +18,7 @@ Response = TypeVar("Response", bound=Message)
 class Method(Generic[Response]):
     """A method, with its ``path`` (``/package.Service/Method``) and the class of its responses.
 
-    For a method with streams, ``single`` is the method to call for each request over HTTP, which has no streams.
+    HTTP has no streams, so a method with streams names ``single``, which is called over HTTP for each request.
     """
 
     path: str
@@ -29,9 +29,9 @@ class Method(Generic[Response]):
 def keep_costs(response: Any, metadata: Iterable[tuple[str, str | bytes]]) -> None:
     """Copy the ``hangtag-*`` metadata (over HTTP, headers) of a ModelInfer response into the response's parameters.
 
-    The metadata says which models answered, and how long the answer took. In a stream, the server sets the parameters.
+    The metadata says which models answered, and how long they took. In a stream, the server sets the parameters itself.
     """
-    if type(response).__name__ == "ModelInferResponse":  # health checks import no such class
+    if type(response).__name__ == "ModelInferResponse":  # by name: health checks do not import the class
         for key, value in metadata:
             if key.startswith("hangtag-") and isinstance(value, str):
                 response.parameters[key.replace("-", "_")].string_param = value

@@ -156,7 +156,7 @@ class AsyncHttpConnection:
     async def _in_time(self, seconds: float | None, ends: float | None) -> AsyncIterator[None]:
         """Context in which waiting ends with a ClientError when the connection is closed, or when the deadline passes.
 
-        ``ends`` is the deadline by the event loop's clock, ``seconds`` after the beginning of the call or its stream.
+        ``seconds`` is the time limit of the call or its stream. It expires at ``ends`` on the event loop's clock.
         """
         if self.closed:
             raise ClosedError()

@@ -33,7 +33,7 @@ class _Stream(asyncio.StreamReaderProtocol, httpcore2.AsyncNetworkStream):
     """A connection. The caller limits how long each operation takes.
 
     There is no ``asyncio.StreamWriter``, because it would close the connection when it is freed. If a process closes a
-    connection that it inherited in a fork, the event loop of its parent no longer notices what arrives.
+    connection that it inherited in a fork, its parent's event loop no longer notices data on it.
     """
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class _Stream(asyncio.StreamReaderProtocol, httpcore2.AsyncNetworkStream):
 
     def eof_received(self) -> bool:
         super().eof_received()
-        return False  # asyncio then closes the connection; TLS allows no other value
+        return False  # close the connection; with TLS, True would have no effect
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         if self._unsent:
@@ -57,7 +57,7 @@ class _Stream(asyncio.StreamReaderProtocol, httpcore2.AsyncNetworkStream):
             return await self._received.read(max_bytes)
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._unsent.append(buffer)  # read() sends a request's head and body together
+        self._unsent.append(buffer)  # sent by read(), so that a request's head and body leave together
 
     async def aclose(self) -> None:
         self._socket.abort()

@@ -59,7 +59,7 @@ def _loop() -> asyncio.AbstractEventLoop:
     if process not in _LOOPS:
         loop = asyncio.new_event_loop()
         threading.Thread(target=loop.run_forever, name="http", daemon=True).start()
-        if _LOOPS.setdefault(process, loop) is not loop:  # another thread was faster
+        if _LOOPS.setdefault(process, loop) is not loop:  # another thread has already started one
             loop.call_soon_threadsafe(loop.stop)
     return _LOOPS[process]
 
@@ -95,7 +95,7 @@ async def _taken(requests: Iterable[Message], raised: list[BaseException]) -> As
         while future := wanted.get():
             try:
                 future.set_result(next(iterator, _END))
-            except BaseException as error:  # an event loop would end with SystemExit
+            except BaseException as error:  # SystemExit would end the event loop
                 raised.append(error)
                 future.set_result(_END)
 

@@ -21,7 +21,7 @@ from hangtag.serving.connection.errors import ClientError
 from hangtag.serving.connection.method import CONTROL, Method
 
 METRICS: Method[Any] = Method("/metrics", Message)
-"""Reads Prometheus metrics in the text format. The request is the URL path of the metrics."""
+"""Reads Prometheus metrics in the text format. The path of the metrics' URL is passed as the request."""
 HEAD_LENGTH = "inference-header-content-length"
 """The header that contains the length of the JSON in bytes."""
 BINARY_SIZE = "binary_data_size"
@@ -100,7 +100,7 @@ def refusal(answer: HttpAnswer, method: Method[Any], request: HttpRequest, addre
 
 
 def _path(*segments: str, **query: object) -> str:
-    """Quote and join the segments to a path. The query has the values that are not None."""
+    """Quote the segments, and join them into a path. The query leaves out values that are None."""
     path = "/".join(quote(segment, safe="") for segment in segments)
     values = {name: value for name, value in query.items() if value is not None}
     return f"{path}?{urlencode(values)}" if values else path
@@ -132,7 +132,7 @@ def _infer_request(message: pb.ModelInferRequest, timeout: int | None) -> HttpRe
 def _infer_response(answer: HttpAnswer, _request: object) -> pb.ModelInferResponse:
     offset = int(answer.headers.get(HEAD_LENGTH, len(answer.body)))
     if not 0 <= offset <= len(answer.body):
-        raise ValueError(f"{HEAD_LENGTH} is {offset}, of {len(answer.body)} bytes")
+        raise ValueError(f"{HEAD_LENGTH} is {offset}, but the body has {len(answer.body)} bytes")
     head = json.loads(answer.body[:offset])
     response = pb.ModelInferResponse(model_name=head["model_name"], model_version=head.get("model_version", ""))
     for output in head["outputs"]:
@@ -144,7 +144,7 @@ def _infer_response(answer: HttpAnswer, _request: object) -> pb.ModelInferRespon
             response.raw_output_contents.append(tensors.to_raw(values))
         else:
             if not 0 <= size <= len(answer.body) - offset:
-                raise ValueError(f"{BINARY_SIZE} of output {name!r} is {size}, of {len(answer.body) - offset} bytes")
+                raise ValueError(f"{BINARY_SIZE} of output {name!r} is {size}, not 0 to {len(answer.body) - offset}")
             response.raw_output_contents.append(answer.body[offset : offset + size])
             offset += size
     return response
@@ -181,7 +181,7 @@ def _compare_response(answer: HttpAnswer, request: classifier_pb2.CompareRequest
 
 
 def _is_comparison(answer: HttpAnswer, request: classifier_pb2.CompareRequest) -> bool:
-    """Return whether an answer has each model's outcome. The outcome of a single requested model may be an error."""
+    """Return whether an answer has an outcome for each model. For a single model, the outcome may be an error."""
     failed = len(request.models) == 1 and answer.error and answer.code not in _OF_THE_CALL
     return answer.status == 200 or bool(failed)
 

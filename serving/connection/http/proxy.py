@@ -13,7 +13,7 @@ from hangtag.serving import address as server_address
 def proxy_of(address: str) -> tuple[str, httpcore2.Proxy | None]:
     """Return the environment variable that names the proxy for calls to a URL, and the proxy. Raises AddressError.
 
-    The values are "" and None if calls use no proxy.
+    Returns "" and None if calls use no proxy.
     """
     host, port = server_address.endpoint(address) or ("", 0)
     proxies = urllib.request.getproxies()
@@ -22,7 +22,7 @@ def proxy_of(address: str) -> tuple[str, httpcore2.Proxy | None]:
     if key not in proxies or urllib.request.proxy_bypass(f"{host}:{port}"):
         return "", None
     variable, value = f"{key}_proxy", proxies[key]
-    if variable not in os.environ:  # Python prefers the lower case
+    if variable not in os.environ:  # Python prefers the variable in lower case
         variable = variable.upper()
     try:
         proxy = httpx2.Proxy(value if "://" in value else f"http://{value}")
