@@ -134,7 +134,7 @@ class Calls(HealthCalls):
         return list(dict.fromkeys(name for name, _ in await self._served()))
 
     async def statistics(self) -> list[pb.ModelStatistics]:
-        """Return each model version's statistics since it was loaded, as the protocol's own messages.
+        """Return the statistics of each model version since it was loaded, as messages of the protocol.
 
         Example:
             >>> sorted(one.name for one in client.statistics() if one.inference_count)

@@ -50,13 +50,13 @@ _Outcomes = Mapping[str, Classification | ClientError]
     type=Duration(min=0.001),
     default=10.0,
     show_default=True,
-    help="The time limit for each image, such as 10 or 500ms.",
+    help="The time limit for each image, such as 10s or 500ms.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Write one line of JSON for each image.")
 @click.option(
     "--draw/--no-draw",
     default=None,
-    help="Draw each image if the output has colours.  [default: on if the output is a terminal]",
+    help="Draw each image, if the output can show colours.  [default: on if the output is a terminal]",
 )
 @credentials_options
 def classify(
@@ -184,7 +184,7 @@ def _show(
 
 
 def _table(answers: Sequence[Classification]) -> Table:
-    """Make a table with a column for each model and a row for each rank."""
+    """Make a table with a column for each model. The first row has the first label of each model, and so on."""
     result = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), show_footer=True, footer_style="dim")
     for answer in answers:
         # fold wraps a long text instead of cutting it off

@@ -16,7 +16,7 @@ from hangtag.serving.health_check import DEFAULT_TIMEOUT, HealthCalls
 @click.command()
 @server_option
 @click.option("--model", default="", help="The model to check.  [default: the whole server]")
-@click.option("--wait", type=Duration(min=0), help="Wait this long for readiness, such as 30 or 500ms.")
+@click.option("--wait", type=Duration(min=0), help="Wait this long for readiness, such as 30s or 500ms.")
 @credentials_options
 def health(server: str, model: str, wait: float | None, credentials: Credentials) -> None:
     """Report whether a server or a model is ready. The exit code is 0 if it is ready, and otherwise 1."""

@@ -17,7 +17,7 @@ from hangtag.serving.credentials import Credentials
     type=Duration(min=0, min_open=True),
     default=300.0,
     show_default=True,
-    help="How many seconds to wait. After this time, the server continues to load the model.",
+    help="How many seconds the command waits. If the model needs longer, the server still loads it.",
 )
 @credentials_options
 def load(name: str, server: str, timeout: float, credentials: Credentials) -> None:

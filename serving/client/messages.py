@@ -69,8 +69,8 @@ class Classification:
         model: the name of the model, or of the route.
         version: the version of the model or route.
         labels: for the task ``single_label``, the candidates, most probable first. For ``multi_label``, the predicted
-            set, which may be empty. The set is in the order of prediction if the model predicts one label after
-            another; otherwise the most probable label comes first.
+            set, which may be empty. If the model predicts one label after another, the set is in this order;
+            otherwise the most probable label comes first.
         preprocess_ms: milliseconds that the server spent on decoding and resizing the image.
         queue_ms: milliseconds in the server's queues.
         compute_ms: milliseconds of inference.
@@ -78,7 +78,7 @@ class Classification:
         task: ``single_label`` or ``multi_label``.
         path_probability: the probability of the whole set; None if the model does not give this probability.
         stages: for a route, what each member computed, in order; empty for a model.
-        unsure: True if a cascade returned the answer of a model that was not sure, because the next model could not
+        unsure: True if the answer is that of a model that was not sure, because the cascade's next model could not
             answer in time.
     """
 
@@ -111,8 +111,8 @@ class Outputs(dict[str, Array]):
             the same stage answered all samples. The tuple is empty for a model, and if different stages answered more
             than 1,024 samples.
         stages: for a route, what each member computed, in order; empty for a model.
-        unsure: the number of samples for which a cascade returned the answer of a model that was not sure, because the
-            next model had no time or no room in its queue.
+        unsure: the number of samples with the answer of a model that was not sure, because the cascade's next model had
+            no time or no room in its queue.
         queue_ms: milliseconds in the server's queues; None in a stream over gRPC, and if the server is not hangtag's.
         compute_ms: milliseconds of inference; None if ``queue_ms`` is None.
         batch_size: samples in the batch that was computed; for a route, in the batch of its first stage. The size is
@@ -228,8 +228,8 @@ def classification_of(response: pb.ClassifyResponse) -> Classification:
 
 
 def classify_outcome(response: Any) -> Classification | ClientError:
-    """Read one response of a stream of images (over HTTP: a ClassifyResponse or a ClientError), or the outcome of one
-    model in a comparison."""
+    """Read the outcome of one model in a comparison, or one response of a stream of images. Over HTTP, such a response
+    is a ClassifyResponse or a ClientError."""
     if isinstance(response, ClientError):
         return response
     if isinstance(response, pb.ClassifyResponse):

@@ -24,7 +24,7 @@ Version = tuple[str, str]
 Row = dict[str, Any]
 """The activity of a model version: the model's name, the version, and the values that ``Interval.rows`` describes."""
 Metrics = Mapping[tuple[Any, ...], float]
-"""A metric's name and the values of the labels that ``_READ`` lists -> the sum over all other labels."""
+"""The key is a metric's name with the values of the labels in ``_READ``, the value is the sum over all other labels."""
 
 _VERSION = {"model": str, "version": str}
 _STAGE = {"model": str, "stage": int, "member": str}
@@ -70,7 +70,7 @@ class Interval:
 
     @cached_property
     def growth(self) -> Metrics:
-        """By how much each metric grew; empty if the metrics were not fetched."""
+        """The growth of each metric; empty if the metrics were not fetched."""
         before = self.before.metrics or {}
         return {series: value - before.get(series, 0) for series, value in (self.after.metrics or {}).items()}
 
@@ -101,19 +101,19 @@ class Interval:
         return {name: value for name, value in row.items() if value is not None}
 
     def callers(self) -> tuple[float, float]:
-        """Compute the calls and samples per second. If metrics were fetched, leave out calls from routes to members."""
+        """Compute the calls and samples per second. If metrics were fetched, leave out the calls made by routes."""
 
         def sent(total: float, unit: str, *outcome: str) -> float:
             inside = sum(labelled(self.growth, f"hangtag_route_{unit}_total").values())
             inside += self.growth.get((f"hangtag_route_shadow_{unit}_total", *outcome), 0)
-            # A route counts an answer a moment before its member does, so the difference may be negative.
+            # A route counts an answer shortly before its member counts it, so the difference may be negative.
             return max(0.0, total - inside / self.seconds)
 
         calls = sent(sum(row["calls"] for row in self.rows), "requests", "compared")
         return calls, sent(sum(row["samples"] for row in self.rows), "samples")
 
     def shares(self) -> dict[str, dict[str, float]]:
-        """For each route that answered, compute which share of its samples reached each member, 0 to 1."""
+        """For each route that answered, compute the share of its samples, 0 to 1, that each member received."""
         shares: dict[str, dict[str, float]] = defaultdict(dict)
         for (_, route, _, member), count in sorted(labelled(self.growth, "hangtag_route_samples_total").items()):
             total = sum(labelled(self.growth, "hangtag_route_samples_total", route, 1).values())
@@ -139,7 +139,7 @@ def _counts(model: pb.ModelStatistics) -> Counter[str]:
 
 
 def labelled(metrics: Metrics, name: str, *labels: object) -> Metrics:
-    """Return the series of a metric whose first labels have these values."""
+    """Return the series of a metric in which the first labels have these values."""
     start = (name, *labels)
     return {series: value for series, value in metrics.items() if series[: len(start)] == start}
 
@@ -147,7 +147,7 @@ def labelled(metrics: Metrics, name: str, *labels: object) -> Metrics:
 def quantile(buckets: Sequence[tuple[float, float]], fraction: float) -> float | None:
     """Estimate a quantile in milliseconds, as Prometheus' histogram_quantile does; None for an empty histogram.
 
-    Each bucket is its upper bound in seconds, with the number of requests that took at most that time.
+    Each bucket has an upper bound in seconds, and the number of requests that took at most that time.
     """
     bounds = [(0.0, 0.0), *buckets]
     rank = fraction * bounds[-1][1]

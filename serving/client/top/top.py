@@ -34,7 +34,7 @@ from hangtag.serving.credentials import Credentials
     type=Duration(min=0.1),
     default=1.0,
     show_default=True,
-    help="The time between two snapshots, such as 1 or 500ms.",
+    help="The time between two snapshots, such as 1s or 500ms.",
 )
 @click.option("--once", is_flag=True, help="Show what happened between two snapshots, and then exit.")
 @click.option("--json", "as_json", is_flag=True, help="Write one line of JSON for each interval.")
@@ -44,9 +44,9 @@ def top(server: str, metrics: str | None, interval: float, once: bool, as_json: 
 
     The command calls the protocol's ModelStatistics, so it works with Triton too. Times are means over the requests
     answered in the interval. Percentiles and the members of routes (docs/reference/routes.md) need --metrics. Without
-    --metrics, the total counts a route's calls again for each member. Ctrl-C ends the command. A narrow terminal shows
-    only the most important columns. --tls-ca and --token-file apply to --metrics too. With --tls-ca, the command sends
-    no token to an http:// address.
+    --metrics, the total also counts the calls that routes make to their members. Ctrl-C ends the command. A narrow
+    terminal shows only the most important columns. --tls-ca and --token-file apply to --metrics too. With --tls-ca, the
+    command sends no token to an http:// address.
 
     \b
     Examples:
