@@ -72,8 +72,8 @@ def unpacked(file: Path, advice: str = "Copy it again.") -> bytes:
 
 
 def parsed(content: bytes, file: Path) -> npt.NDArray[np.uint8]:
-    """Return the values in an IDX file's content, whole numbers from 0 to 255 in any datatype. For other content, raise
-    a DataCorruptError that names the file.
+    """Return the values in the content of an IDX file: whole numbers from 0 to 255, which may have any datatype. For
+    other content, raise a DataCorruptError that names the file.
 
     An IDX file has two zero bytes, a byte for the datatype, a byte with the number of axes, the length of each axis in
     four bytes, and then the values. Source: yann.lecun.com/exdb/mnist.
@@ -87,8 +87,8 @@ def parsed(content: bytes, file: Path) -> npt.NDArray[np.uint8]:
     shape = struct.unpack_from(f">{content[3]}I", content, 4)
     if len(content) - start != math.prod(shape) * datatype.itemsize:
         raise DataCorruptError(
-            f"{file} has {len(content) - start:,} bytes after its header, which says {' x '.join(map(str, shape))}: it "
-            "is cut off, or is not an IDX file. Copy it again."
+            f"{file} has {len(content) - start:,} bytes after its header, which announces "
+            f"{' x '.join(map(str, shape))} values: it is cut off, or is not an IDX file. Copy it again."
         )
     values = np.frombuffer(content, datatype, offset=start).reshape(shape)
     with np.errstate(invalid="ignore"):  # NaN

@@ -28,7 +28,7 @@ class Picture:
     split: str | None = None  # train, validation or test; None if the source does not name the split
     pixels: Pixels | None = None  # the pixels of an image from an IDX file, which holds many images
     digest: str = ""  # the SHA-256 of the file, or of an IDX image's pixels
-    # The SHA-256 of the pixels that a network receives, set when the picture is decoded. Copies have equal contents.
+    # The SHA-256 of the pixels that a network receives, set when the picture is decoded. Copies of a picture share it.
     content: str = ""
     size: tuple[int, int] = (0, 0)  # height and width, after the picture is turned upright
     grey: bool = True  # whether the picture has no colours
@@ -46,7 +46,7 @@ class Listing:
 
 
 def place_of(source: str) -> Path:
-    """Return the path that a source names. A leading ~ is expanded, which shells do not do in folder:~/photos."""
+    """Return the path that a source names. A leading ~ is expanded, because shells ignore it in folder:~/photos."""
     return Path(os.path.expanduser(source.partition(":")[2]))  # noqa: PTH111  (Path.expanduser may raise RuntimeError)
 
 

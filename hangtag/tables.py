@@ -30,7 +30,7 @@ def table(
 
 
 def facts(lines: Iterable[tuple[str, str | Text]]) -> Table:
-    """Make a table of pairs, each a bold name and a text."""
+    """Make a table in which each row has a bold name and a text."""
     made = Table.grid(padding=(0, 2))
     made.add_column(style="bold")
     made.add_column(overflow="fold")

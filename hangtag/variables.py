@@ -22,7 +22,7 @@ def name_variables(command: click.Command, prefix: str) -> None:
 
 
 def subcommands(command: click.Command) -> Mapping[str, click.Command]:
-    """Return the subcommands of a group, or of `hangtag loadtest`, which can also run without its subcommand."""
+    """Return the subcommands of a group, or of `hangtag loadtest`, which also runs without a subcommand."""
     found: Mapping[str, click.Command] = getattr(command, "commands", {})
     return found
 

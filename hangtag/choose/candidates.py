@@ -1,9 +1,9 @@
-"""Lists the candidates, which are every model and the cascades that may be better, ranks them, and chooses one.
+"""Lists the candidates (each model, and each cascade that may be better), ranks them, and chooses one.
 
 A cascade accepts a model's answer if the highest probability in the answer is at least the threshold. Labelled samples
 determine the threshold. In this module, a sample is lost if the cascade misclassifies it although the cascade's last
 model classifies it correctly. Samples that only the cascade classifies correctly are not subtracted from the lost
-samples. A faster model usually classifies them correctly by chance, or because its best epoch was chosen on them.
+samples, because such successes are usually due to chance, or to a best epoch that was chosen on these samples.
 """
 
 import json
@@ -24,14 +24,14 @@ OUTPUT = "probabilities"
 CONFIDENCE = 0.95
 """The confidence level of the upper bound that ``bound`` returns."""
 LOSE = 0.001
-"""If no accuracy was requested, the required accuracy is the most accurate model's accuracy minus this share, and at
-most this share of the samples may be misclassified by a cascade but classified correctly by its last model."""
+"""If no accuracy was requested, the accuracy may be lower than that of the most accurate model by this share, and a
+cascade may misclassify this share of the samples although its last model classifies them correctly."""
 IN_FLIGHT = 64
 """The number of calls that a closed loop keeps in flight."""
 _STEP = 0.005
 """The difference between two neighbouring thresholds that are tried. A smaller step would overfit to the samples."""
 _PAYS = 0.98
-"""A cascade is listed only if it costs at most this share of the cheapest alternative that is accurate enough. The
+"""A cascade is listed only if its cost is at most this share of the cost of the cheapest accurate alternative. The
 alternatives are the cascade's models and the shorter cascades of these models."""
 
 
@@ -49,8 +49,8 @@ class Model:
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A single model, or a cascade at one threshold, with its result for the samples, and its performance under a load:
-    either measured, or predicted as the best possible value."""
+    """A single model, or a cascade at one threshold, with its result for the samples. Its performance under a load is
+    measured, or, without a load test, predicted as the best possible value."""
 
     models: tuple[Model, ...]  # in the order in which they answer
     threshold: float  # the probability that an answer of any model but the last must reach; 0 for a single model
@@ -80,7 +80,7 @@ class Candidate:
 
     @property
     def cost(self) -> float:
-        """The seconds of processor time that a sample takes on average in full batches."""
+        """The average processor time per sample, in seconds, if batches are full."""
         return sum(share * model.per_sample for share, model in zip(self.reached, self.models, strict=True))
 
     def route(self, description: str = "") -> str:
@@ -101,7 +101,7 @@ def curve(models: Sequence[Model]) -> list[Candidate]:
     for threshold in np.arange(0, 1 + _STEP / 2, _STEP).round(3).tolist():
         answered, goes_on, reached = models[0].right, np.ones(len(models[0].right), bool), [1.0]
         for model, after in pairwise(models):
-            goes_on = goes_on & ~(model.confidence >= threshold)  # a sample with a NaN confidence goes on, too
+            goes_on = goes_on & ~(model.confidence >= threshold)  # also true for a NaN confidence
             answered = np.where(goes_on, after.right, answered)
             reached.append(float(goes_on.mean()))
         lost = int((models[-1].right & ~answered).sum())
@@ -213,8 +213,8 @@ def limits(one: Candidate, processors: int, rate: float | None) -> Candidate:
 def ranked(listed: Sequence[Candidate], wanted: Wanted) -> list[Candidate]:
     """Sort the candidates: first those that meet the requirements, by throughput, then the others, nearest first.
 
-    A candidate is nearer if it misses fewer requirements. Candidates that miss the same number of requirements are
-    sorted by accuracy if they miss the required accuracy, otherwise by p99 if it is too long, otherwise by throughput.
+    A candidate is nearer if it misses fewer requirements. If two miss the same number, the accuracy decides if it is
+    too low, otherwise the p99 if it is too long, otherwise the throughput.
     """
 
     def key(one: Candidate) -> tuple[int, float, float]:

@@ -23,7 +23,7 @@ _LARGEST_BATCH = 64
 """A full batch has this many samples, or a model's max_batch_size if that is smaller."""
 _ROUNDS = 10
 _RULE = Acceptance(OUTPUT, "at_least", 0.5)
-"""Checks whether a model has the output by which a cascade decides; the threshold has no influence."""
+"""Only checks that a model has the output by which a cascade decides, so the threshold does not matter."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def measure(
     unfit = min((_differing(name, subjects) for name in subjects), key=len, default={})
     for name, subject in subjects.items() if not (names or own) else ():
         if subject.dataset is None:
-            unfit.setdefault(name, f"{name} does not name the pictures that trained it. Name some with {option}.")
+            unfit.setdefault(name, f"{name} does not name its training pictures. Give pictures with {option}.")
     if names and unfit:
         raise EvaluationError(next(iter(unfit.values())))
     left_out += unfit.values()
@@ -112,7 +112,7 @@ def _open(repository: Path, member: str) -> _Opened:
     file = next((file for file in files if version in ("", str(file.version))), None)
     if file is None:
         there = ", ".join(f"{name}@{file.version}" for file in files)
-        raise EvaluationError(f"{repository} has no {member}, but has {there} of {name}.")
+        raise EvaluationError(f"{repository} has no {member}, but has {there}.")
     settings = settings_of(repository / name, ServerConfig(models=repository))
     subject = of_file(file.path, threads=1)
     if problem := _RULE.problem(subject.signature):
@@ -123,7 +123,7 @@ def _open(repository: Path, member: str) -> _Opened:
 
 
 def _differing(first: str, subjects: Mapping[str, Subject]) -> dict[str, str]:
-    """Map each model whose signature differs from the first model's to a sentence about the difference."""
+    """Return a sentence for each model whose signature differs from the signature of the model ``first``."""
     return {
         name: f"{first} and {name} differ in {difference}, so no route can have both."
         for name, subject in subjects.items()
@@ -132,7 +132,7 @@ def _differing(first: str, subjects: Mapping[str, Subject]) -> dict[str, str]:
 
 
 def _times(opened: Mapping[str, _Opened], images: Array) -> dict[str, list[float]]:
-    """Measure on one processor the shortest time per sample, in batches of one sample and in full batches.
+    """Measure the shortest time per sample on one processor: for batches of a single sample, and for full batches.
 
     In each round the models take turns, so that other programs disturb all models equally.
     """

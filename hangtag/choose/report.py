@@ -35,7 +35,7 @@ def cells(one: Candidate, wanted: Wanted) -> list[str]:
 
 
 def sentences(listed: Sequence[Candidate], wanted: Wanted, measured: Measured) -> list[str]:
-    """Say which candidate to serve and why, or which candidate is nearest and which requirements it misses."""
+    """Say which candidate to serve and why, or which candidate is nearest to the requirements and what it lacks."""
     one, missed = listed[0], wanted.missed_by(listed[0])
     load = f"with {IN_FLIGHT} in flight" if wanted.rate is None else f"at {wanted.rate:g} calls/s"
     p99 = "" if wanted.p99 is None else f" and p99 within {units.duration(wanted.p99)}"
@@ -65,7 +65,7 @@ def sentences(listed: Sequence[Candidate], wanted: Wanted, measured: Measured) -
 
 def result(one: Candidate, measured: Measured) -> str:
     """State the accuracy on the samples. For a cascade, add the share of samples that each later model receives, each
-    model's own accuracy, and how many samples are wrong although the last model is right, with an upper bound."""
+    model's own accuracy, and the number of lost samples (see `candidates`) with an upper bound."""
     right, samples = f"{one.accuracy:.2%} are right", len(measured.images)
     if not one.is_cascade:
         return f"{measured.shown}, {right}"
@@ -84,14 +84,14 @@ def draw(candidates: Sequence[Candidate], file: Path) -> None:
     """Draw accuracy against cost as a PNG file, with the Pareto front as a dashed line. Raises OutputError if the file
     cannot be written.
 
-    There is a mark for each single model, for the first candidate, whose mark is large, and for each candidate on the
-    front. For each cascade that has a mark, a line shows its results at all thresholds.
+    Each single model, each candidate on the front, and the first candidate have a mark; that of the first candidate is
+    large. For each cascade that has a mark, a line shows its results at all thresholds.
     """
     figure = Figure((9, 5), layout="constrained")
     axes = figure.subplots()
     front = draw_front(axes, map(_place, candidates), ink="0.5")
     marked = [one for one in candidates if one is candidates[0] or not one.is_cascade or _place(one) in front]
-    # A cascade must not take the colour of a model, so the models choose first.
+    # The single models get their colours first, so that no cascade takes the colour of a model.
     look_of = looks(one.label for one in sorted(marked, key=lambda one: (one.is_cascade, one.label)))
     for one in marked:
         look = look_of[one.label]

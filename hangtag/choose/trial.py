@@ -65,7 +65,7 @@ def load_test(
 
 
 def _publish(repository: Path, models: Path, candidates: Sequence[Candidate]) -> list[str]:
-    """Link the candidates' models into a new repository with a route for each cascade. Return the names to call."""
+    """Link the candidates' models into a new repository with a route for each cascade. Return each candidate's name."""
     members = {model.file.name for candidate in candidates for model in candidate.models}
     models.mkdir()
     for name in members:
@@ -82,8 +82,8 @@ def _publish(repository: Path, models: Path, candidates: Sequence[Candidate]) ->
 
 
 def _typical(candidates: Sequence[Candidate]) -> npt.NDArray[np.int64]:
-    """Return the indices of images for the load test, evenly spaced by the average confidence of the candidates' first
-    models. A cascade passes on about the same share of these images as of all images."""
+    """Return the indices of images for the load test. All images are sorted by the first models' average confidence,
+    and evenly spaced ones are taken, so that a cascade passes on about the same share of them as of all images."""
     first = {candidate.models[0].name: candidate.models[0].confidence for candidate in candidates}
     order = np.argsort(np.mean(list(first.values()), axis=0), kind="stable")
     count = min(LIBRARY_SIZE, len(order))

@@ -35,13 +35,13 @@ _SHOWN_THRESHOLDS = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 class _Options(SampleOptions):
     accuracy_at_least: float | None = setting(
         None,
-        "The lowest acceptable accuracy in percent.  [default: 0.1 below the most accurate model's accuracy]",
+        "The lowest acceptable accuracy in percent.  [default: 0.1 percentage points below the most accurate model]",
         between=(0, 100),
     )
     p99: float | None = setting(None, "The limit for the 99th percentile of the latency, such as 20ms.", duration=True)
     rate: float | None = setting(
         None,
-        "The calls per second at which to meet the limit --p99.  [default: a closed loop with 64 calls in flight]",
+        "The calls per second at which the limit --p99 must hold.  [default: a closed loop with 64 calls in flight]",
         kind=FiniteRange(min=0, min_open=True),
     )
     samples: str | None = setting(
@@ -52,7 +52,7 @@ class _Options(SampleOptions):
     )
     tries: int = setting(
         3,
-        "How many of the best candidates to load-test. With 0, hangtag chooses by predictions alone.",
+        "How many of the best candidates to load-test. With 0, hangtag tests none, and chooses by its predictions.",
         flag="--try",
         between=(0, 20),
     )
@@ -69,7 +69,7 @@ class _Options(SampleOptions):
 @click.command()
 @click.argument("names", metavar="[MODEL]...", nargs=-1)
 @options_of(_Options)
-@models_option("The model repository with the models.")
+@models_option("The model repository to choose from.")
 def choose(names: tuple[str, ...], models: Path, **given: Any) -> None:
     """Say which model, or which cascade of models, to serve on this machine.
 
@@ -77,8 +77,8 @@ def choose(names: tuple[str, ...], models: Path, **given: Any) -> None:
     group of models in the repository that have the same inputs, outputs and labels. From the answers and times on this
     machine, the command computes the accuracy and the cost of each model and of each cascade of two or three models.
     Then it serves and load-tests the best few. The test images of a data set are never used. Without
-    --accuracy-at-least, at most 0.1 % of the pictures may be misclassified by a cascade but classified correctly by its
-    last model. At least 2,995 pictures are needed to show that a cascade meets this limit.
+    --accuracy-at-least, a cascade may misclassify at most 0.1 % of the pictures although its last model classifies them
+    correctly. At least 2,995 pictures are needed to show that a cascade meets this limit.
 
     If no candidate meets the requirements, the command shows the nearest candidate, writes no route, and exits with 1.
 
@@ -132,8 +132,8 @@ def route() -> None:
     default=0.1,
     show_default=True,
     help="The largest allowed percentage of images that the cascade misclassifies and ACCURATE classifies correctly. "
-    "This limit must hold with 95 % confidence on the validation images. If there are too few images to show this, no "
-    "such image is allowed.",
+    "This limit must hold with 95 % confidence on the validation images. If there are too few images to show "
+    "this, the cascade may misclassify no image that ACCURATE classifies correctly.",
 )
 @click.option("--name", default="fast-and-accurate", show_default=True, help="The route's name in the repository.")
 @click.option("--replace", is_flag=True, help="Replace an existing route.")
@@ -144,10 +144,10 @@ def route() -> None:
 def tune(
     names: Sequence[str], lose_at_most: float, name: str, replace: bool, dry_run: bool, models: Path, **given: Any
 ) -> None:
-    """Choose the lowest probability at which FAST's answer is accepted. Other samples go on to the next model.
+    """Choose the lowest probability at which FAST's answer is accepted. Other samples are passed to the next model.
 
     The models classify the validation images of FAST's data set, or the pictures of --samples. Pictures on which a
-    model's run was trained or tested are refused. The lowest threshold within --lose-at-most is written to
+    model was trained or tested are refused. The lowest threshold within --lose-at-most is written to
     <models>/NAME/route.toml, with a description of the choice. All models except for the last have this threshold. If
     the cascade takes as long as ACCURATE alone, nothing is written. A model may be given as NAME@VERSION. To serve
     versions other than the newest, use 'hangtag serve --num-versions'. 'hangtag choose' also chooses the models of the

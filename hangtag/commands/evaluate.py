@@ -37,7 +37,7 @@ class _Options(SampleOptions):
     )
     model_version: str = setting("", "The version of the served model.  [default: the version that serves]")
     timeout: float = setting(
-        30.0, "The time limit of each call to a server, such as 30 or 500ms.", kind=Duration(min=0.001)
+        30.0, "The time limit of each call to a server, such as 30s or 500ms.", kind=Duration(min=0.001)
     )
     split: str = setting("test", "The split of the data set to evaluate.", choices=("validation", "test"))
     dataset: str | None = setting(

@@ -187,7 +187,7 @@ def promote(name: str, version: str, folder: Path) -> None:
 def rollback(name: str, version: int | None, folder: Path) -> None:
     """Return to the version that served before, or to an earlier VERSION.
 
-    If versions were promoted before, the command returns to the version that was promoted last, otherwise to the next
+    Without VERSION, the command returns to the version that was promoted before, or, if there is none, to the next
     lower number.
 
     \b
@@ -217,7 +217,7 @@ def _report(name: str, before: int | None, now: int) -> None:
 @click.option("--even-if-different", is_flag=True, help="Publish even if the served version records another --fit.")
 @_models
 def fit(name: str, fit: str, even_if_different: bool, folder: Path) -> None:
-    """Record in a classifier's file how pictures were resized for its training.
+    """Record in a classifier's file how its training pictures were resized.
 
     The version that serves is published again as the next version, with the same graph and weights. If a classifier's
     file does not record how pictures were resized, the classifier accepts only pictures of its input size. If you
@@ -249,11 +249,11 @@ def fit(name: str, fit: str, even_if_different: bool, folder: Path) -> None:
 def verify_models(
     names: Sequence[str], version: int | None, data_dir: Path | None, folder: Path, as_json: bool
 ) -> None:
-    """Recompute the figures that the files of the named models record. Without names, all models are verified.
+    """Recompute the figures that are recorded in the files of the named models. Without names, all models are verified.
 
-    The exit code is 1 if a recomputed figure differs, or if its pictures are not at --data-dir. Figures that cannot be
-    recomputed are listed with the reason. Run the command on the machine that serves, because the recorded figures may
-    come from another processor.
+    The exit code is 1 if a recomputed figure differs, or if the pictures for a figure are not at --data-dir. Figures
+    that cannot be recomputed are listed with the reason. Run the command on the machine that serves, because the
+    recorded figures may come from another processor.
     """
     if version is not None and len(names) != 1:
         raise click.UsageError(f"--version {version} applies to a single model. Name exactly one model.")

@@ -22,7 +22,7 @@ Shown = dict[str, Any]
 
 
 def summary(entry: Entry) -> Shown:
-    """Build the JSON object of a model for the list."""
+    """Build the JSON object of a model for `list`."""
     return {
         "model": entry.name,
         "version": entry.version,
@@ -79,7 +79,7 @@ def details(entry: Entry, operators: Mapping[str, int] | None) -> Shown:
 
 
 def description(shown: Shown, entry: Entry | None = None) -> Table:
-    """Make the table of `hangtag models show` from a JSON object. ``entry`` is the model's entry; None for a route."""
+    """Make the table of `hangtag models show` from a JSON object. ``entry`` is None for a route."""
     if entry is not None and (signature := entry.signature) is not None:
         shown = shown | {side: "; ".join(map(str, getattr(signature, side))) for side in ("inputs", "outputs")}
         shown["image"] = str(signature.image or "")
@@ -97,8 +97,8 @@ def description(shown: Shown, entry: Entry | None = None) -> Table:
 
 
 def _words(value: Any) -> str:
-    """Return a value of a JSON object as one line. For a table of numbers, the line has only the largest number, of the
-    test pictures if the table has kinds of pictures, because an int8 file may differ more on artificial pictures."""
+    """Return a value of a JSON object as one line, which shows only the largest number of a table. If a table has kinds
+    of pictures, only test pictures count, because an int8 file may differ more on artificial pictures."""
     if not isinstance(value, dict):
         return text(value)
     words = []
@@ -140,7 +140,7 @@ def route_details(models: Path, name: str) -> Shown:
 
 
 def route_summary(models: Path, name: str) -> Shown:
-    """Build the JSON object of a route for a list. If the route's file is invalid, the object contains the error."""
+    """Build the JSON object of a route for `list`. If the route's file is invalid, the object contains the error."""
     try:
         return route_details(models, name)
     except UserError as error:
@@ -161,7 +161,7 @@ def route_listing(routes: Sequence[Shown]) -> Table:
 
 
 def _member(models: Path, member: Member) -> Shown:
-    """Describe a member: a model's version and accuracy, a route, or the error for a member that cannot be used."""
+    """Describe a route's member: a model's version and accuracy, a route, or the error if it cannot be used."""
     if is_route(models, member.name):
         return {"model": member.name, "is_route": True}
     try:

@@ -36,8 +36,8 @@ def confusion_matrix(
     counts: npt.NDArray[np.int64], labels: Sequence[str], title: str, darkest: float | None = None
 ) -> Figure:
     """Draw counts [true, predicted] as a heat map with a pale diagonal, so that the mistakes stand out. The darkest
-    colour stands for ``darkest``, a share of a row's images (by default the largest). If there are more than 40
-    labels, the rows are the 40 with the lowest F1, and the columns are the labels most often mistaken for these."""
+    colour stands for the share ``darkest`` of a row's images, by default for the largest share. If there are more than
+    40 labels, the rows are the 40 with the lowest F1, and the columns are the labels most often predicted instead."""
     wrong = np.where(np.eye(len(labels), dtype=bool), 0, counts)
     rows = columns = [*range(len(labels))]
     if len(labels) > MOST_IN_MATRIX:
@@ -45,7 +45,7 @@ def confusion_matrix(
         rows = sorted(sorted(rows, key=lambda at: figures[at].f1)[:MOST_IN_MATRIX])
         times = wrong[rows].sum(axis=0)
         columns = sorted(at for at in np.argsort(-times, kind="stable")[:MOST_IN_MATRIX].tolist() if times[at]) or rows
-        title += f"\nthe {len(rows)} of {len(labels)} labels with the lowest F1, and the labels they are taken for"
+        title += f"\nthe {len(rows)} of {len(labels)} labels with the lowest F1, and the labels predicted instead"
     shares = wrong / np.maximum(1, counts.sum(axis=1, keepdims=True))
     counts, mistakes = (each[np.ix_(rows, columns)] for each in (counts, shares))
     height, width = (max(6.4, 0.45 * len(shown) + 1.5) for shown in (rows, columns))

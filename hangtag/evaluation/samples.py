@@ -25,7 +25,7 @@ _USED = {
     "train": ("training", "which a model classifies better than new pictures"),
     "test": ("test", "which must not influence a choice"),
 }
-"""A split of a model's data set that must not be used as samples -> an adjective for its pictures, and the reason."""
+"""The splits of a model's data set that must not be used as samples, each with a word for its pictures and a reason."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,8 @@ def load(
 
 
 def used(subject: Subject, images: Array, splits: Sequence[str], runs: Path = _RUNS) -> str | None:
-    """Say how many of these model inputs come from one of these splits of the model's data set. Only the first split
-    with any such image is reported. Return None if no split has one, or if ``runs`` lacks the model's run."""
+    """Say how many of the ``images`` are in one of the ``splits`` of the model's data set. Only the first split with
+    such an image is reported. Return None if no split has such an image, or if ``runs`` lacks the model's run."""
     members = _members(subject, runs)
     digests = [pixels_digest(image) for image in images] if members else []
     for split in splits:
@@ -113,8 +113,8 @@ def _members(subject: Subject, runs: Path) -> Sequence[Member]:
 
 
 def _garments(name: str, split: str, limit: int | None, data_dir: Path | None) -> Samples:
-    """Load a split of Fashion-MNIST, or compose a split of outfits from it. For the test split, the training images are
-    not read, and other splits are not composed, because this would take seconds."""
+    """Load a split of Fashion-MNIST, or compose a split of outfits from Fashion-MNIST. For the test split, the training
+    images are not read, and other splits are not composed, because this would take seconds."""
     folder = fashion_mnist.locate(data_dir)
     content = fashion_mnist.load_test(folder) if split == "test" else fashion_mnist.load(folder).validation
     if name in outfits.NAMES:
@@ -125,9 +125,9 @@ def _garments(name: str, split: str, limit: int | None, data_dir: Path | None) -
 
 
 def _own_dataset(subject: Subject, name: str, data_dir: Path | None, runs: Path) -> Dataset:
-    """Load the user's pictures, split and prepared as in the model's run."""
+    """Load the user's pictures, which are split and prepared as in the model's run."""
     config: Mapping[str, Any] = subject.config or {}
-    # A data set other than the model's own is only converted to the model's input size, which needs no run.
+    # Pictures of another data set are only converted to the model's input size; this needs no run.
     if name != config.get("dataset"):
         return sources.load(name, image=_image(subject))
     return runs_data.load(config, data_dir, _members(subject, runs))
@@ -187,8 +187,8 @@ def _npz(file: Path, subject: Subject, image: ImageSpec) -> Split:
     if not fits or not len(images):
         raise EvaluationError(
             f"{file} has images {images.dtype} {[*images.shape]} and labels {[*classes.shape]}. The model needs "
-            f"images uint8 [n, {', '.join(map(str, image.shape))}] and labels [n], with at least one picture. Pictures "
-            "of other sizes, as files in a folder for each label, are converted to this size: give folder:PICTURES."
+            f"images uint8 [n, {', '.join(map(str, image.shape))}] and labels [n], with at least one picture. Picture "
+            "files of other sizes are converted: put those of each label into a folder, and give folder:PICTURES."
         )
     if classes.dtype.kind == "U":
         return Split(images, _numbers(classes.tolist(), subject, str(file)))

@@ -65,7 +65,7 @@ class Subject:
 
     @property
     def dataset(self) -> str | None:
-        """The data set on which the model was trained; None if it does not follow from the config, task or labels."""
+        """The data set on which the model was trained; None if config, task and labels do not show it."""
         if self.config is not None:
             return str(self.config.get("dataset", fashion_mnist.NAME))  # old configs do not name Fashion-MNIST
         if self.task != "single_label":
@@ -114,8 +114,8 @@ def of_run(run: Run) -> Subject:
 
 
 def of_file(path: Path, threads: int | None = None) -> Subject:
-    """Open an ONNX file, whose metadata contains the task and the labels. ``threads`` compute a batch, by default one
-    per CPU. Raises EvaluationError if the file cannot be loaded, or does not take one image as its input."""
+    """Open an ONNX file, whose metadata contains the task and the labels. ``threads`` threads compute a batch, by
+    default one per CPU. Raises EvaluationError if the file cannot be loaded, or if its input is not one image."""
     with needs("cpu", "evaluating an ONNX file"):
         from hangtag.serving.server.runtime.batching_proof import decide_batching
         from hangtag.serving.server.runtime.session import Runtime
@@ -135,7 +135,7 @@ def of_file(path: Path, threads: int | None = None) -> Subject:
         )
 
     def compute(images: Array) -> Iterator[Outputs]:
-        # If a model is not proven to be batchable, an image's outputs may depend on the other images of its batch.
+        # Without a proof that batches are safe, an image's outputs may depend on the other images of its batch.
         for batch in _batches(images, _BATCH_SIZE if signature.batched else 1):
             try:
                 yield runtime.run({signature.inputs[0].name: batch})

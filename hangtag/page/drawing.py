@@ -15,8 +15,8 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-# Variable of the style sheet -> colour in light mode, which the style sheet lists before dark mode. Pictures are drawn
-# in these colours, and a page replaces each colour with its variable, so that dark mode has other colours.
+# The style sheet's variables with their colours in light mode, which precede those in dark mode. Pictures are drawn in
+# these colours, and a page replaces each colour with its variable, so that dark mode has other colours.
 _SHEET = resources.files("hangtag.page").joinpath("templates/style.css").read_text()
 _VARIABLES: dict[str, str] = dict(reversed(re.findall(r"(--(?:muted|line|bad|series-\d)): (#\w{6});", _SHEET)))
 INK, GRID, BAD = (_VARIABLES[name] for name in ("--muted", "--line", "--bad"))
@@ -74,7 +74,7 @@ def draw_front(axes: Axes, points: Iterable[tuple[float, float]], ink: str = INK
 def name_point(
     axes: Axes, name: str, point: tuple[float, float], radius: float, ink: str, *, above: bool = True
 ) -> None:
-    """Write a name above or below a point, whose mark has a radius in typographic points (1/72 inch)."""
+    """Write a name above or below a point. ``radius`` is the radius of the point's mark, in units of 1/72 inch."""
     distance, edge = (radius + 2, "bottom") if above else (-radius - 2, "top")
     place: Any = {"textcoords": "offset points", "ha": "center", "va": edge}
     axes.annotate(name, point, (0, distance), fontsize=8, color=ink, zorder=4, **place)
@@ -89,8 +89,8 @@ def latency_axis(axis: Axis, low: float, high: float) -> None:
 
 def plain_log_axis(axis: Axis, low: float, high: float) -> None:
     """Set grid lines at round values on a logarithmic axis from `low` to `high`."""
-    # An axis of up to two decades has room for ticks at 1, 2 and 5 times each power of ten. On an axis that may contain
-    # no such tick, a LogLocator would add too many ticks, whose labels overlap.
+    # An axis of up to two decades has room for ticks at 1, 2 and 5 times each power of ten. On an axis that
+    # is too short for two of them, a LogLocator would add so many ticks that their labels overlap.
     steps = LogLocator(subs=(1.0,) if high / low > 100 else (1.0, 2.0, 5.0), numticks=MOST_DECADES)
     few = high / low < MIN_LOG_RATIO
     axis.set_major_locator(MaxNLocator(MOST_LINES, steps=[1, 2, 5, 10]) if few else steps)

@@ -26,7 +26,7 @@ def looks(names: Iterable[str]) -> dict[str, Look]:
     """Choose a colour and a marker for each name in a document.
 
     A name has the same colour in every document, unless an earlier name in the document has that colour. Any two names
-    differ in colour or in marker. Of up to ten names, no two share a colour or a marker. The server's page chooses
+    differ in colour or in marker. Among up to ten names, no two share a colour or a marker. The server's page chooses
     colours in the same way (serving/server/transport/http/page/static/models/colours.js).
     """
     taken: set[tuple[int, int]] = set()

@@ -240,7 +240,7 @@ def test_archives_with_other_members_or_a_damaged_member_are_refused(samples: Pa
         ([0, -1], "from -1 to 0, but "),
         ([0.0, 1.0], "has labels float64 from 0.0 to 1.0, but "),
         ([b"red", b"blue"], "has labels |S4, but "),
-        ([], "images uint8 [n, 24, 36, 3] and labels [n], with at least one picture. Pictures of other sizes"),
+        ([], "images uint8 [n, 24, 36, 3] and labels [n], with at least one picture. Picture files of other sizes"),
     ],
 )
 def test_labels_that_a_model_does_not_have_are_refused(

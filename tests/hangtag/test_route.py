@@ -110,7 +110,7 @@ def test_a_cascade_that_is_no_faster_than_its_last_model_is_not_written(models: 
     [
         ("lstm lstm", "named twice: lstm, lstm."),
         (f"{NEWEST_CNN} cnn", f"named twice: {NEWEST_CNN}, cnn."),
-        ("lstm cnn@77", f"has no cnn@77, but has {NEWEST_CNN}, cnn@1 of cnn."),
+        ("lstm cnn@77", f"has no cnn@77, but has {NEWEST_CNN}, cnn@1."),
         ("lstm", "at least two models"),
         ("", "Missing argument"),
         ("lstm cnm", "no model 'cnm'; the models there: "),

@@ -49,7 +49,7 @@ def test_files_that_are_no_idx_files_are_named_with_what_is_wrong(tmp_path: Path
     no_header = "is not an IDX file, which begins with the bytes 0, 0, a datatype (8 to 14) and the number of axes."
     for content, expected in (
         (b"", no_header), (b"\0\0\x08", no_header), (b"a text that is long enough", no_header),
-        (whole[:-1], "has 2,879 bytes after its header, which says 40 x 9 x 8: it is cut off"),
+        (whole[:-1], "has 2,879 bytes after its header, which announces 40 x 9 x 8 values: it is cut off"),
     ):  # fmt: skip
         file.write_bytes(content)
         assert expected in refused(f"idx:{root}")
