@@ -84,10 +84,11 @@ def draw(candidates: Sequence[Candidate], file: Path) -> None:
     """Draw accuracy against cost as a PNG file, with the Pareto front as a dashed line. Raises OutputError if the file
     cannot be written.
 
-    Each single model, each candidate on the front, and the first candidate have a mark; that of the first candidate is
-    large. For each cascade that has a mark, a line shows its results at all thresholds.
+    There is a mark for each single model, for the first candidate, whose mark is large, and for each candidate on the
+    front. For each cascade that has a mark, a line shows its results at all thresholds. Long or many names make the
+    picture larger, but not the axes smaller.
     """
-    figure = Figure((9, 5), layout="constrained")
+    figure = Figure((7, 5))
     axes = figure.subplots()
     front = draw_front(axes, map(_place, candidates), ink="0.5")
     marked = [one for one in candidates if one is candidates[0] or not one.is_cascade or _place(one) in front]
@@ -106,9 +107,9 @@ def draw(candidates: Sequence[Candidate], file: Path) -> None:
     axes.set_xlabel("CPU time per sample, measured in full batches (dashed: Pareto front)")
     axes.set_ylabel("accuracy")
     axes.grid(alpha=0.3)
-    figure.legend(loc="outside right upper", frameon=False)
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     with writing(file):
-        figure.savefig(file, format="png", dpi=120)
+        figure.savefig(file, format="png", dpi=120, bbox_inches="tight")
 
 
 def _place(candidate: Candidate) -> tuple[float, float]:

@@ -156,6 +156,16 @@ def test_a_model_has_the_colour_of_its_name_although_a_cascade_comes_first(tmp_p
     assert marks[0] < marks[1]
 
 
+def test_the_picture_has_room_for_long_names_and_for_many_models(tmp_path: Path) -> None:
+    def size(*names: str) -> tuple[int, ...]:
+        report.draw(candidates([replace(FAST, name=name) for name in names], accuracy=0.75), tmp_path / "choose.png")
+        return np.asarray(Image.open(tmp_path / "choose.png")).shape
+
+    height, width, _ = size("a", "b")
+    assert size("a" * 100, "b")[1] > width + 500
+    assert size(*map(str, range(40)))[0] > height + 200
+
+
 def test_the_shipped_models_have_different_colours() -> None:
     names = [folder.name for folder in MODELS.iterdir() if folder.is_dir()]
     assert len({looks([name])[name].variable for name in names}) == len(names)
