@@ -173,7 +173,7 @@ def _different_fit(before: ImageSpec | None, now: ImageSpec | None) -> list[str]
     if before is None or (now is not None and now.fit == before.fit):
         return []
     new = "accepts only pictures of its own size" if now is None else f"has the fit {now.fit}"
-    return [f"fit {before.fit} for pictures of another size, and the new version {new}"]
+    return [f"fit {before.fit} for pictures of another size, but the new version {new}"]
 
 
 def _different_labels(before: Sequence[str], now: Sequence[str]) -> list[str]:

@@ -2,7 +2,7 @@
 
 There are three tests, from the least strict to the strictest. Each returns why requests cannot be batched, or None:
 
-    impossibility   The shapes rule batching out, even if the operator or ``hangtag.batched`` demands it.
+    impossibility   The shapes rule batching out, even if the server's options or ``hangtag.batched`` demand it.
     obstacle        The axes make a trial of batching pointless. If there is no obstacle, `hangtag import` runs the same
                     inputs alone and in one batch, and records the result in the file as ``hangtag.batched``.
     doubt           The names suggest that requests cannot be batched. The server applies this test to files without

@@ -141,7 +141,7 @@ def _pin(graph: onnx.GraphProto, node: onnx.NodeProto, bounds: tuple[float, ...]
 
 
 def _padded_weights(weights: Array, shape: tuple[int, int, int], more: tuple[int, int]) -> Array:
-    """Reshape weights [1, 4 * units, inputs] to this shape, and add zeros for additional units and inputs."""
+    """Reshape weights [1, 4 * units, inputs] to ``shape``, and add zeros for ``more`` units and inputs."""
     padded = np.pad(weights.reshape(shape), ((0, 0), (0, more[0]), (0, more[1])))
     return padded.reshape(1, -1, padded.shape[2])
 

@@ -165,8 +165,8 @@ def _search(
         agreement: a function that computes a converted file's agreement with the original, on all samples for this
             search.
         distance: a function that computes ``Comparison.distance`` of a converted file, on a few of these samples.
-        least: the share of samples that must get the original's answer. Because the file is then tested on other
-            samples, the search prefers files with at most half as many wrong answers as ``least`` allows.
+        least: the share of samples that must get the original's answer. The search aims for at most half of the wrong
+            answers that this share permits, as a margin for the later test on other samples.
 
     Raises:
         ExportError: ``least`` is reached only if all layers stay in FP32.

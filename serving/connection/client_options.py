@@ -20,8 +20,8 @@ BACKOFF_MULTIPLIER = 2.0
 _JITTER = 0.2  # the value that gRPC uses
 # gRPC does not retry a call whose requests are larger than this limit, which is 256 KiB by default.
 _RETRY_BUFFER_BYTES = 1 << 30
-# A ping every 24 days. 2**31 - 1 milliseconds would also turn off gRPC's limit on how long sent data may stay
-# unacknowledged (TCP_USER_TIMEOUT).
+# The longest interval of pings, 24 days. One more millisecond means "no pings" to gRPC, which then also turns off its
+# limit on how long sent data may stay unacknowledged (TCP_USER_TIMEOUT).
 _NEVER_MS = 2**31 - 2
 
 

@@ -33,7 +33,7 @@ _HTTP_STATUS = re.compile(r"http2 header with status: (\d+)")
 # The environment variables that gRPC reads (doc/environment_variables.md of gRPC).
 _GRPC_PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
 TIMEOUT = 2.0
-"""The time limit in seconds of a connection by ``_diagnose``, which opens at most two, or one if nothing listens."""
+"""The time limit in seconds for each connection of ``_diagnose``. It opens at most two connections."""
 
 
 def too_late(address: str, seconds: float | None, reason: str = "") -> ClientError:

@@ -1,5 +1,5 @@
 """Reads and writes model repositories in object stores.
 
-``store`` calls a store, and explains why a call failed. ``mirror`` keeps a local copy, which a server serves.
+``store`` sends requests to an object store, and explains failures. ``mirror`` keeps the copy that a server serves.
 ``transfer`` pushes and pulls models.
 """

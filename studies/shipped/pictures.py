@@ -55,7 +55,7 @@ def accuracy_and_speed(models: Sequence[Measured]) -> Figure:
     """Draw test accuracy over p99 latency at 64 calls in flight, and throughput over p99 latency at 1, 8 and 64.
 
     Args:
-        models: Models and routes, each with runs of closed loops.
+        models: Models and routes, each measured in several closed loops.
     """
     figure = Figure(figsize=(12.5, 4.6), layout="constrained")
     accuracy, throughput = figure.subplots(1, 2)

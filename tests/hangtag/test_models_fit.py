@@ -53,7 +53,7 @@ def test_a_fit_of_the_served_version_changes_only_on_request(tmp_path: Path) -> 
     (tmp_path / "models/both").mkdir()
     (tmp_path / "models/both/route.toml").write_text('cascade = ["theirs", "others"]')
     message = refusal(*changing, unchanged=tmp_path)
-    assert "has the fit stretch for pictures of another size, and the new version has the fit crop, so " in message
+    assert "has the fit stretch for pictures of another size, but the new version has the fit crop, so " in message
     assert "or errors, and routes would stop serving (both). Give" in message
     invoke(*changing, "--even-if-different")
     after = onnx_file.metadata(tmp_path / "models/theirs/2/model.onnx")

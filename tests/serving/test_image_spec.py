@@ -138,7 +138,7 @@ def test_a_whole_picture_is_reduced_with_everything_in_its_place() -> None:
 
 
 def test_a_small_whole_picture_is_not_enlarged() -> None:
-    """The images of the data set are 28 pixels wide, like the garments on a canvas, so their size does not change."""
+    """A garment is drawn 28 pixels wide on the canvas, and the data set's images already have this width."""
     garment = np.asarray(Image.open(GARMENTS[0]))
     expected = np.zeros((64, 64), np.uint8)
     expected[18:46, 18:46] = garment

@@ -86,7 +86,7 @@ def _by_peak(results: Results) -> Answer:
     (second, other), (best, name) = peaks[-2:]
     which = f"Choose {name}. The next best is {other}."
     if best <= PRECISION * second:
-        which = f"Choose {name} or {other}: their peaks are too close to tell."
+        which = f"Choose {name} or {other}: their peaks are too close to decide."
     how_much = f"{name} meets the target latency up to {units.three_digits(best)} calls/s, {other} up to "
     how_much += f"{units.three_digits(second)} calls/s ({units.ratio(second / best)} times as many)."
     return Answer(which, how_much, f"Each peak is known to within {PRECISION - 1:.0%}, and was confirmed by two runs.")

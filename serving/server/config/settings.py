@@ -113,8 +113,8 @@ class Settings:
     )
     provider: str = setting(
         "auto",
-        "ONNX Runtime's execution provider. auto: CUDA if available, else the CPU. cuda, tensorrt: that provider, or "
-        "an error.",
+        "ONNX Runtime's execution provider. auto uses CUDA if it is available, otherwise the CPU. cuda and tensorrt "
+        "fail if they are not available.",
         choices=("auto", "cpu", "cuda", "tensorrt"),
     )
     gpu_device_id: int = setting(0, "The device number of the GPU to use.", between=(0, None))

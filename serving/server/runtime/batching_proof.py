@@ -80,7 +80,7 @@ def decide_batching(runtime: Runtime, max_batch_size: int = ServerConfig.max_bat
     if not signature.batched:
         return Verdict(False, signature.why_unbatched or "")
     if signature.batching_override:
-        return Verdict(True, "--model-max-batch-size allows batching, so nothing was tried")
+        return Verdict(True, "--model-max-batch-size allows batching, so the server did not test it")
     if max_batch_size == 1:
         return Verdict(True, "at most one sample is computed at a time")
     if "gate" in signature.metadata and proves_batching(runtime.path):

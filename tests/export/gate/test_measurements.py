@@ -37,7 +37,7 @@ def test_lost_accuracy_is_refused_even_where_most_answers_agree() -> None:
     expected[:8] = [[5.0 + place, 0.0] for place in range(8)]
     actual[:8] = actual[:8, ::-1]
     classes = np.zeros(1000, np.uint8)
-    classes[7] = 1  # PyTorch misclassifies this image with its highest confidence; the file does not
+    classes[7] = 1  # PyTorch misclassifies this image with high confidence, but the exported file is right
     with pytest.raises(GateError, match=r"99\.30% of the test set correctly, and PyTorch 99\.90%; .* keep 99\.8% .* 6"):
         label_checks.check_labels(actual, expected, classes, TOLERANCES["int8"])
 

@@ -200,7 +200,7 @@ def test_a_version_that_is_worse_on_the_same_pictures_is_refused(labels: Path, t
     result = imported(tmp_path, in_text(), *stated, *wrong, *data, "--even-if-worse")
     assert "  predecessor  WORSE, but published: test accuracy 33.33%" in result.stdout
     fit = importing(tmp_path, in_text(), *stated, *data, "--preprocessing", STEPS.replace("stretch", "pad"))
-    assert "has the fit stretch for pictures of another size, and the new version has the fit pad, so " in refusal(*fit)
+    assert "has the fit stretch for pictures of another size, but the new version has the fit pad, so " in refusal(*fit)
     labels.write_text("\n".join(sorted(COLOURS)))
     for command in (importing(tmp_path, in_text(), *stated), importing(tmp_path, in_text(), *stated, *wrong, *data)):
         assert refusal(*command).startswith("contract: version 3 of theirs, which is served now, has the")

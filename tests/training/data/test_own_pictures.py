@@ -99,7 +99,7 @@ def test_files_that_cannot_be_read_are_named_and_left_out(tmp_path: Path) -> Non
     found = show(f"folder:{photos}")
     assert found["splits"] == {"train": 30, "validation": 4, "test": 4}
     unreadable, others, few = found["notes"]
-    damaged = "cats/000.png (it cannot be decoded and seems damaged: "  # the words of 'hangtag classify'
+    damaged = "cats/000.png (it cannot be decoded and seems damaged: "  # 'hangtag classify' prints the same words
     assert unreadable.startswith(f"Left out 3 pictures that cannot be read: {damaged}")
     assert "cats/001.png (it is empty (0 bytes))" in unreadable
     assert "cats/002.jpg (it is not a PNG, JPEG or WebP file; convert the file to one of these formats)" in unreadable

@@ -34,7 +34,7 @@ def server(way: str) -> Iterator[FakeServer]:
 
 @pytest.fixture
 def measured(server: FakeServer, way: str, tmp_path: Path) -> Measure:
-    """Runs `hangtag loadtest` against the server, and requires this kind of connection."""
+    """Runs `hangtag loadtest` against the server, and checks that it reports this kind of connection."""
 
     def run(*arguments: object) -> Any:
         result = measure(tmp_path, *arguments, "--server", server.address)

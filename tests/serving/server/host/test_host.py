@@ -1,4 +1,4 @@
-"""How the server uses the machine: processors, memory that it returns, open files, and watched files."""
+"""How the server uses the machine: processors, memory that it releases, open files, and watched files."""
 
 import ctypes
 import gc

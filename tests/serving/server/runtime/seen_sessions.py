@@ -95,7 +95,7 @@ class OnCpu(SessionOpener):
         return self.runtime
 
     def used_for(self, inputs: dict[str, Any]) -> list[str]:
-        """Compute a batch. Return what computed it, such as "session run" or "graphs bound"."""
+        """Compute a batch. Return the name of the method that computed it, such as "session run" or "graphs bound"."""
         self._used.clear()
         self.runtime.run(inputs)
         return self._used.copy()

@@ -118,7 +118,7 @@ def test_a_model_of_which_nothing_is_proven_is_not_batched(
 
 def test_nothing_is_tried_where_the_operator_decides_or_nothing_can_be_joined(tmp_path: Path) -> None:
     for override, max_batch_size, why in (
-        (True, 64, "--model-max-batch-size allows batching, so nothing was tried"),
+        (True, 64, "--model-max-batch-size allows batching, so the server did not test it"),
         (None, 1, "at most one sample is computed at a time"),
     ):
         runtime = load(tmp_path / str(override), unbatchable_models.softmax(), override=override)

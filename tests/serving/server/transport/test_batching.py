@@ -75,7 +75,7 @@ def test_the_operator_can_forbid_batching(own_whole: LiveServer) -> None:
 
 
 def test_joined_requests_never_get_rows_that_are_not_theirs(own_whole: LiveServer) -> None:
-    """An option wrongly allows batches of this model, so the server computes each request again, one by one."""
+    """An option wrongly allows batches of this model. Its batches fail, and their requests are computed one by one."""
     alone = own_whole.infer(request("not_a_batch_axis", x=np.array([1, 2], np.float32)))["y"]
     assert alone.tolist() == [1, 2, 1, 2]
     sent = [request("not_a_batch_axis", x=np.array([value], np.float32)) for value in range(3)]
