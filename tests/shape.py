@@ -25,7 +25,7 @@ _PATCH = re.compile(
     r"\.(set|del)(attr|item)\(|mock\.patch|patch\.object\(|\bMock\(|__kwdefaults__\."
     r"|^(\w+\.)+\w+ = |(?<!\bself)\._[a-z]\w* = ",
     re.MULTILINE,
-)  # the last line: assignments to attributes that are private or a module's, even in code for another process
+)  # the last line finds assignments to private attributes, and to attributes of modules
 
 
 def shape(files: list[Path]) -> tuple[dict[str, int], Counter[str]]:

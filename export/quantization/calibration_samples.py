@@ -171,6 +171,6 @@ def _as_type(array: Array, spec: TensorSpec, path: Path) -> Array:
 
 def _misfit(array: Array, spec: TensorSpec, path: Path) -> ExportError:
     return ExportError(
-        f"{path}: the array {spec.name!r} has shape {list(array.shape)}, which is not rows of samples for the model's "
-        f"input {spec}."
+        f"{path}: the array {spec.name!r} has shape {list(array.shape)}, but the model's input {spec} needs one sample "
+        "per row."
     )

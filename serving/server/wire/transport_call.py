@@ -87,7 +87,7 @@ class TransportCall(Call):
             if responses is None:
                 for call in of_plan:
                     call.end(call.part_of(outputs, cost))
-            else:  # a subclass's ``send`` omits the cost of a route's member
+            else:  # a subclass's ``send`` does not tell the caller which member of a route answered
                 (TransportCall if cost.member else cls).send(of_plan, responses, cost)
 
     def answer(self, result: InferenceResult) -> None:

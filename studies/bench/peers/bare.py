@@ -1,7 +1,8 @@
 """Bare ONNX Runtime in a separate process, with the same models as the server.
 
 The threads are used in two ways: by one session with all threads, and by as many one-thread sessions as there are
-threads. The higher throughput is reported, with the median batch time of the session with all threads.
+threads. The program reports the higher throughput of the two, and the median batch time of the session with all
+threads.
 """
 
 import multiprocessing

@@ -197,7 +197,7 @@ def without_layers() -> onnx.ModelProto:
         (
             unbatchable_models.scaled_by_the_largest(),
             (),
-            r"'x' has shape \[400, 16\], which is not rows of samples",
+            r"'x' has shape \[400, 16\], but the model's input .* needs one sample per row",
         ),
     ],
 )

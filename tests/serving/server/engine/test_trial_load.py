@@ -48,7 +48,7 @@ def endless() -> onnx.ModelProto:
 
 
 def trials(server: int) -> list[int]:
-    """The ids of the child processes that load models on trial for this server."""
+    """The ids of the child processes in which this server tries to load models."""
     children = " ".join(file.read_text() for file in Path(f"/proc/{server}/task").glob("*/children")).split()
     return [int(child) for child in children if b"trial" in Path(f"/proc/{child}/cmdline").read_bytes()]
 
