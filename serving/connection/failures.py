@@ -81,7 +81,8 @@ def unanswered(
         shown = address if _NOTHING_LISTENS.search(reason) and not proxy else f"{address} ({reason})"
         message = f"no server answers at {shown}; {remedy}"
     variable = None if server_address.is_http(address) else next(filter(os.environ.get, _GRPC_PROXIES), None)
-    if variable and server_address.endpoint(address):  # gRPC uses no proxy for Unix sockets
+    # gRPC uses no proxy for Unix sockets, and ignores a proxy of another scheme than http.
+    if variable and os.environ[variable].startswith("http://") and server_address.endpoint(address):
         message += f"; {variable} is set, so gRPC connects through this proxy unless no_proxy lists the server's host"
     return failed(grpc.StatusCode.UNAVAILABLE, message, method, executed=connected)
 
@@ -122,19 +123,15 @@ def _diagnose(address: str, credentials: Credentials) -> str:
                 f"the port at {address} speaks HTTP, not gRPC: give --server the gRPC port, which is 8001 unless "
                 f"'hangtag serve --port' changed it, or write http://{address} to call it over HTTP"
             )
-        _handshake(address, endpoint, credentials)
+        reason = _handshake(address, endpoint, credentials)
         if secure:
-            return ""
+            return reason
     except ssl.SSLEOFError:
         return ""  # a proxy that reaches no server causes the same exception, so the cause is not known
     except ssl.SSLError as error:
         reason = getattr(error, "verify_message", "").rstrip(".") or error.reason or str(error)
         if secure:
-            return (
-                f"no TLS connection to {address} ({reason}): check that the server uses TLS, that --tls-ca names the "
-                "authority that signed its certificate, and that it trusts your client certificate (--tls-cert, "
-                "--tls-key)"
-            )
+            return _no_tls(address, reason)
         if not isinstance(error, ssl.SSLCertVerificationError) and "ALERT" not in reason:
             return ""  # the server uses no TLS, like the client
     except (socket.gaierror, UnicodeError):  # UnicodeError: DNS cannot contain the name
@@ -153,8 +150,18 @@ def _speaks_http(endpoint: tuple[str, int]) -> bool:
     return False
 
 
-def _handshake(address: str, endpoint: tuple[str, int], credentials: Credentials) -> None:
-    """Make a TLS handshake with a client's TLS files. Raises SSLError with the reason if the handshake fails."""
+def _no_tls(address: str, reason: str) -> str:
+    return (
+        f"no TLS connection to {address} ({reason}): check that the server uses TLS, that --tls-ca names the authority "
+        "that signed its certificate, and that it trusts your client certificate (--tls-cert, --tls-key)"
+    )
+
+
+def _handshake(address: str, endpoint: tuple[str, int], credentials: Credentials) -> str:
+    """Make a TLS handshake with a client's TLS files. Raises SSLError with the reason if the handshake fails.
+
+    Returns a sentence if the server accepts the handshake, but no calls over gRPC; otherwise "".
+    """
     url = server_address.is_http(address)
     context = credentials.ssl_context(address if url else f"https://{address}") or ssl.create_default_context()
     context.set_alpn_protocols(["http/1.1" if url else "h2"])
@@ -165,4 +172,13 @@ def _handshake(address: str, endpoint: tuple[str, int], credentials: Credentials
         context.wrap_socket(connection, server_hostname=endpoint[0]) as secured,
         suppress(TimeoutError, ConnectionError),  # a server need not send anything before a request
     ):
-        secured.recv(1)  # raises SSLError if the server refuses the client's certificate
+        if not url and secured.selected_alpn_protocol() != "h2":
+            return (
+                f"the port at {address} speaks TLS, but not gRPC: give --server the gRPC port, or write "
+                f"https://{address} to call it over HTTP"
+            )
+        # A server that refuses the client's certificate sends a TLS alert, for which recv() raises SSLError, or, like
+        # the gRPC library, closes the connection. Servers of HTTP also close a connection without a request.
+        if not secured.recv(1) and not url:
+            return _no_tls(address, "the server closes the connection after the handshake")
+    return ""

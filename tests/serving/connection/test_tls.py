@@ -2,6 +2,7 @@
 
 import datetime
 import re
+import ssl
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -142,6 +143,20 @@ def test_the_port_for_https_is_no_grpc_port(kind: Kind, servers: Servers) -> Non
     address, mine = servers.get("server-of-ours").http_address, servers.certificates.client(by=None)
     with kind.open(address, credentials=mine, options=NEVER) as client:
         assert "this port is for HTTP; gRPC is on port" in failure(client, grpc.StatusCode.UNIMPLEMENTED)
+
+
+@grpc_kinds
+@pytest.mark.parametrize(("protocol", "fact"), [("http/1.1", "speaks TLS, but not gRPC"), ("h2", "--tls-cert")])
+def test_a_server_that_accepts_no_call(kind: Kind, certificates: Certificates, protocol: str, fact: str) -> None:
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificates.cert("server-of-ours"), certificates.key("server-of-ours"))
+    tls.set_alpn_protocols([protocol])
+    mine = certificates.client(by=None)
+    with (
+        listener(lambda connection, _: tls.wrap_socket(connection, server_side=True).close()) as address,
+        kind.open(address, credentials=mine, options=NEVER) as client,
+    ):
+        assert fact in failure(client)
 
 
 @grpc_kinds
