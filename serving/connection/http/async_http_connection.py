@@ -4,9 +4,10 @@ import asyncio
 import itertools
 import os
 import ssl
+import weakref
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any
 
 import grpc
@@ -161,7 +162,9 @@ class AsyncHttpConnection:
         if self.closed:
             raise ClosedError()
         running = asyncio.get_running_loop()
-        self._loop, self._process = self._loop or running, self._process or os.getpid()
+        if self._loop is None:
+            self._loop, self._process = running, os.getpid()
+            weakref.finalize(self, _abandon, self._pool, running, self._process).atexit = False
         if self._loop is not running:
             raise RuntimeError("this client belongs to another event loop or process; create one for each")
         try:
@@ -218,6 +221,13 @@ class AsyncHttpConnection:
                         message = f"the answer is larger than max_message_mib allows ({largest:,} bytes)"
                         raise ClientError(grpc.StatusCode.RESOURCE_EXHAUSTED, message)
         return HttpAnswer(response.status, answered, b"".join(pieces))
+
+
+def _abandon(pool: httpcore2.AsyncConnectionPool, loop: asyncio.AbstractEventLoop, process: int) -> None:
+    """Close the connections of a client that was freed without ``close()``, in the process that opened them."""
+    if process == os.getpid():
+        with suppress(RuntimeError):  # the event loop is closed
+            loop.call_soon_threadsafe(lambda: asyncio.ensure_future(pool.aclose()))
 
 
 def _now() -> float:

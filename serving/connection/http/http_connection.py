@@ -4,9 +4,9 @@ import asyncio
 import os
 import queue
 import threading
-import weakref
 from collections.abc import AsyncGenerator, Coroutine, Iterable, Iterator
 from concurrent.futures import Future
+from contextlib import closing
 from typing import Any, TypeVar
 
 from google.protobuf.message import Message
@@ -31,7 +31,6 @@ class HttpConnection:
 
     def __init__(self, address: str, timeout: float, credentials: Credentials, options: ConnectionOptions) -> None:
         self._connection = AsyncHttpConnection(address, timeout, credentials, options)
-        weakref.finalize(self, _close, self._connection).atexit = False
 
     def close(self) -> None:
         """Close the connections; calls in flight are cancelled."""
@@ -58,10 +57,15 @@ def _loop() -> asyncio.AbstractEventLoop:
     process = os.getpid()
     if process not in _LOOPS:
         loop = asyncio.new_event_loop()
-        threading.Thread(target=loop.run_forever, name="http", daemon=True).start()
+        threading.Thread(target=_run, args=(loop,), name="http", daemon=True).start()
         if _LOOPS.setdefault(process, loop) is not loop:  # another thread has already started one
             loop.call_soon_threadsafe(loop.stop)
     return _LOOPS[process]
+
+
+def _run(loop: asyncio.AbstractEventLoop) -> None:
+    with closing(loop):
+        loop.run_forever()
 
 
 def _result(coroutine: Coroutine[Any, Any, Result]) -> Result:

@@ -155,12 +155,15 @@ def test_one_client_serves_many_threads(client: Client) -> None:
 
 
 FORKS = """
-import os, sys
+import os, sys, threading, warnings
 import numpy as np
+from concurrent.futures import ThreadPoolExecutor
 from hangtag import Client
 
+warnings.simplefilter("always")
 client = Client(ADDRESS)
-models = client.models()
+with ThreadPoolExecutor(16, initializer=threading.Barrier(16).wait) as pool:
+    models, *_ = pool.map(lambda _: client.models(), range(16))
 unfinished = client.infer_stream("gather", [{"index": np.array([0])}] * 2)
 if STREAM:
     next(unfinished)
@@ -217,6 +220,12 @@ def test_over_http_a_client_may_be_made_before_its_loop_runs_and_refuses_another
         with pytest.raises(RuntimeError, match="another event loop"):
             second.run(client.is_ready("gather"))
         first.run(client.close())
+
+
+def test_over_http_a_client_that_is_freed_closes_its_connections(server: Server) -> None:
+    body = f"await AsyncClient('http://{server.http_address}').is_ready(); await asyncio.sleep(0.1)"
+    code = f"import asyncio\nfrom hangtag import AsyncClient\nasync def main(): {body}\nasyncio.run(main())"
+    assert python(code, PYTHONWARNINGS="always::ResourceWarning").stderr == ""
 
 
 def test_both_clients_have_the_same_methods() -> None:
