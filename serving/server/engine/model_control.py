@@ -107,7 +107,7 @@ class ModelControl:
             pass
 
     def load(self, name: str) -> None:
-        self._require_explicit()
+        require_explicit(self._config)
         try:
             files = model_repository.versions(self._config.models, name)
             if is_route(self._config.models, name):
@@ -131,7 +131,7 @@ class ModelControl:
         self.on_change()
 
     def unload(self, name: str) -> None:
-        self._require_explicit()
+        require_explicit(self._config)
         with self._change():
             self._loader.forget_others(name, ())
             if not self._engine.versions(name) and name not in self._routes.wanted:
@@ -229,13 +229,6 @@ class ModelControl:
                         listed += [(name, str(file.version)) for file in files[:1]]
         return listed
 
-    def _require_explicit(self) -> None:
-        if self._config.model_control != "explicit":
-            raise ControlError(
-                f"models cannot be loaded or unloaded on request with --model-control {self._config.model_control}; "
-                "start the server with --model-control explicit"
-            )
-
     def _update(self, name: str, files: list[ModelFile], *, strict: bool) -> None:
         """Serve the versions that `ModelLoader.update` chooses, or raise its error and change nothing."""
         with self._change():
@@ -261,3 +254,12 @@ class ModelControl:
                 self.poll()
             except Exception:
                 log.exception("polling the repository failed; trying again")
+
+
+def require_explicit(config: ServerConfig) -> None:
+    """Raise ControlError if models are not loaded and unloaded on request."""
+    if config.model_control != "explicit":
+        raise ControlError(
+            f"models cannot be loaded or unloaded on request with --model-control {config.model_control}; "
+            "start the server with --model-control explicit"
+        )

@@ -13,7 +13,8 @@ from hangtag.serving.model_repository import require_names
 from hangtag.serving.server.config.limits import ReplacementPolicy
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.config.settings import OFF
-from hangtag.serving.server.errors import ControlError, NothingToUnloadError, StartError, UnavailableError
+from hangtag.serving.server.engine.model_control import require_explicit
+from hangtag.serving.server.errors import STOPPING, ControlError, NothingToUnloadError, StartError, UnavailableError
 from hangtag.serving.server.front.envoy import Envoy, reserve_ports
 from hangtag.serving.server.process.worker import PeerError
 from hangtag.serving.server.process.worker_process import WorkerProcess
@@ -43,7 +44,8 @@ class Supervisor:
         self._failure = ""
         self._started = False
         self._stopping = threading.Event()
-        self._changing = threading.Lock()  # held during a load or unload call, and while a worker's process is started
+        self._changing = threading.Lock()  # held during a load or unload call
+        self._is_changing = False  # whether the workers are making a change, so that no worker may start
         self._models: frozenset[str] = frozenset()  # what a new worker loads with --model-control explicit
         self._served_versions: dict[str, tuple[int, ...]] = {}
         self.front = Envoy(config) if config.is_exposed else None
@@ -104,6 +106,7 @@ class Supervisor:
         """Let every worker drain within ``grace`` seconds (default: drain_seconds); kill workers that do not end."""
         with self._changed:
             self._stopping.set()  # no worker starts from now on
+            self._changed.notify_all()
             workers = list(self._workers.values())
         grace = self._config.drain_seconds if grace is None else grace
         if self.front is not None:
@@ -146,7 +149,10 @@ class Supervisor:
         delay = 0.0
         while not self._stopping.wait(delay):
             worker = None
-            with self._changing, self._changed:
+            with self._changed:
+                if self._is_changing:
+                    log.warning("worker starts only after the load or unload in progress", worker=number)
+                    self._changed.wait_for(lambda: self._stopping.is_set() or not self._is_changing)
                 if self._stopping.is_set():
                     return
                 try:
@@ -191,47 +197,61 @@ class Supervisor:
             log.warning(event, worker=number, reason=reason, replaced_in_seconds=delay)
 
     def _change(self, change: Literal["load", "unload"], name: str) -> None:
-        """Let one worker try a change. If the change succeeds, the other workers repeat it or are replaced. No worker
-        starts meanwhile, so each worker either repeats the change or starts after it.
-
-        A worker that is stopping cannot make a change. A worker cannot unload a model that it lacks, for example if the
-        model's folder was gone when the worker started.
+        """Make a change in all workers. No worker starts meanwhile, so each worker gets the change or starts after
+        it. Before the change, wait until every worker that is being started listens.
 
         Raises:
-            ControlError: No worker runs, a worker is still loading its models, or the first worker ended or could not
-                make the change. Nothing has changed.
+            ControlError: The server does not change models on request, no worker runs, a worker is still loading its
+                models, or the first worker ended or could not make the change. Nothing has changed.
             NotFoundError: There is no such model, or no worker serves it.
             UnavailableError: All workers are stopping.
         """
+        require_explicit(self._config)
         with self._changing:
-            with self._changed:
+            with self._changed:  # while this call waits, workers that end are still replaced
                 all_listen = self._changed.wait_for(
-                    lambda: all(worker.listening for worker in self._workers.values()),
+                    lambda: self._stopping.is_set() or all(worker.listening for worker in self._workers.values()),
                     self._config.limits.worker_hang_seconds,
                 )
-            workers = self._running_workers()
-            if not (all_listen and workers):
-                raise ControlError("the workers are still starting; try again in a moment")
-            is_made = False
-            for worker in workers:
-                try:
-                    worker.call(change, name)
-                except (UnavailableError, NothingToUnloadError):
-                    if not is_made and worker is workers[-1]:
-                        raise
-                except Exception as error:
-                    if not is_made and isinstance(error, PeerError):
-                        reason = f"the worker that tried this first has ended and is being replaced: {error}"
-                        raise ControlError(reason) from error
-                    if not is_made:
-                        raise
-                    reason = str(error)
-                    log.warning("worker is replaced: it could not repeat a change", worker=worker.number, reason=reason)
-                    worker.kill()
-                else:
-                    is_made = True
-            self._models = self._models | {name} if change == "load" else self._models - {name}
-            self._check_workers()  # a worker that starts after this change loads the versions that serve now
+                if self._stopping.is_set():
+                    raise UnavailableError(STOPPING)
+                workers = self._running_workers()
+                if not (all_listen and workers):
+                    raise ControlError("the workers are still starting; try again in a moment")
+                self._is_changing = True
+            try:
+                self._pass_on(change, name, workers)
+                self._models = self._models | {name} if change == "load" else self._models - {name}
+                self._check_workers()  # a worker that starts after this change loads the versions that serve now
+            finally:
+                with self._changed:
+                    self._is_changing = False
+                    self._changed.notify_all()
+
+    def _pass_on(self, change: Literal["load", "unload"], name: str, workers: list[WorkerProcess]) -> None:
+        """Let one worker try a change. If the change succeeds, the other workers repeat it or are replaced.
+
+        A worker that is stopping cannot make a change. A worker cannot unload a model that it lacks, for example if the
+        model's folder was gone when the worker started.
+        """
+        is_made = False
+        for worker in workers:
+            try:
+                worker.call(change, name)
+            except (UnavailableError, NothingToUnloadError):
+                if not is_made and worker is workers[-1]:
+                    raise
+            except Exception as error:
+                if not is_made and isinstance(error, PeerError):
+                    reason = f"the worker that tried this first has ended and is being replaced: {error}"
+                    raise ControlError(reason) from error
+                if not is_made:
+                    raise
+                reason = str(error)
+                log.warning("worker is replaced: it could not repeat a change", worker=worker.number, reason=reason)
+                worker.kill()
+            else:
+                is_made = True
 
     def _is_decided(self) -> bool:
         return bool(self._failure) or self.workers().running == self._config.workers

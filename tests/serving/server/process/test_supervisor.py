@@ -19,7 +19,7 @@ import structlog.testing
 
 from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.server.config.limits import Limits
-from hangtag.serving.server.errors import ControlError, NotFoundError, StartError
+from hangtag.serving.server.errors import ControlError, NotFoundError, StartError, UnavailableError
 from hangtag.serving.server.process.supervisor import Supervisor
 from hangtag.serving.server.process.worker import Peer, PeerError
 from tests.kit import onnx_models, unbatchable_models
@@ -211,19 +211,27 @@ def test_a_worker_that_stops_leaves_a_change_to_the_other_and_goes_on_with_its_c
         until(lambda: instances(supervised) == {"gather": 2, "slow": 2, "text": 2}, TIMEOUT)
 
 
-def test_a_change_waits_for_a_worker_that_starts(models: Path) -> None:
+@pytest.mark.parametrize("stops", [False, True])
+def test_a_change_waits_for_workers_that_start_and_holds_up_none(models: Path, *, stops: bool) -> None:
     onnx_models.publish(models, "text", onnx_models.text())
-    with supervising(models, instances=1) as supervised, ThreadPoolExecutor(1) as other:
-        first = pid(0)
+    limits = replace(QUICK_CHECKS, end_seconds=1)
+    with supervising(models, instances=1, limits=limits) as supervised, ThreadPoolExecutor() as other:
+        first, second = pid(0), pid(1)
         os.kill(first, signal.SIGKILL)
         until(lambda: pid(0) not in (0, first), TIMEOUT)
         os.kill(pid(0), signal.SIGSTOP)
         change = other.submit(supervised.load, "text")
-        pass_time(0.5)
+        os.kill(second, signal.SIGKILL)
+        until(lambda: pid(1) not in (0, second), TIMEOUT / 4)
         assert not change.done()
-        os.kill(pid(0), signal.SIGCONT)
-        change.result(TIMEOUT)
-        assert instances(supervised) == {"gather": 2, "text": 2}
+        if stops:
+            other.submit(supervised.stop, grace=0)
+            with pytest.raises(UnavailableError, match="the server is stopping"):
+                change.result(TIMEOUT / 10)
+        else:
+            os.kill(pid(0), signal.SIGCONT)
+            change.result(TIMEOUT)
+            assert instances(supervised) == {"gather": 2, "text": 2}
 
 
 @pytest.mark.parametrize("number", [0, 1])
@@ -266,6 +274,8 @@ def test_the_repository_is_not_polled_while_a_worker_is_missing(models: Path) ->
         os.kill(first, signal.SIGKILL)
         until(lambda: pid(0) not in (0, first), TIMEOUT)
         os.kill(pid(0), signal.SIGSTOP)
+        with pytest.raises(ControlError, match="with --model-control poll"):  # a change would wait for the worker
+            supervised.load("gather")
         onnx_models.publish(models, "gather", onnx_models.gather(), version=2)
         pass_time(1.0)  # ten times as long as poll_seconds
         assert versions() == ["1"]
