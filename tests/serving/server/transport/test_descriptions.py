@@ -1,9 +1,11 @@
 """How a server describes itself and its models: metadata, configurations, the transport, and the statuses of errors."""
 
+import asyncio
 import importlib.metadata
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -15,7 +17,9 @@ from hangtag.protos import inference_pb2 as pb
 from hangtag.protos import tensors
 from hangtag.serving.server import errors
 from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.telemetry.server_state import UNAVAILABLE, ServerState, VersionState
 from hangtag.serving.server.transport import choose_transport
+from hangtag.serving.server.wire.model_queries import ModelService
 from tests.kit.certificates import Certificates
 from tests.kit.live import LiveServer, index, request
 from tests.kit.over_http import HTTP, live_server
@@ -100,6 +104,12 @@ def test_the_repository_and_the_statistics_list_every_model(live: LiveServer) ->
     assert {one.name for one in counted} == listed.keys()
     one = pb.ModelStatisticsRequest(name="classifier", version="12")
     assert [each.name for each in live.inference.ModelStatistics(one, timeout=TIMEOUT).model_stats] == ["classifier"]
+
+
+def test_statistics_of_a_model_that_another_worker_cannot_load_are_an_error() -> None:
+    worker: Any = SimpleNamespace(state=lambda: ServerState((VersionState("m", "1", UNAVAILABLE),)), model=print)
+    with pytest.raises(errors.NotFoundError, match="not every worker serves 'm'"):
+        asyncio.run(ModelService(worker, worker).ModelStatistics(pb.ModelStatisticsRequest(name="m")))
 
 
 NOT_INSTALLED = "pygrpc-native is not installed (pip install '.[native]')"
