@@ -177,7 +177,7 @@ class Envoy:
         lines: deque[str] = deque(maxlen=_KEPT_LINES)
         limits = self._config.limits
         check_seconds = max(_LEAST_CHECK_SECONDS, limits.file_check_seconds)
-        deadline = time.monotonic() + _START_SECONDS
+        silent_since = 0.0
         rest = b""
         while True:
             if select.select([output], [], [], check_seconds if self._listens else _READY_POLL_SECONDS)[0]:
@@ -194,12 +194,15 @@ class Envoy:
             except OSError as error:
                 log.warning("Envoy keeps the previous TLS certificates", reason=str(error))
             if self._ask("GET", "/ready") is None:
-                if time.monotonic() > deadline:
-                    lines.append("Envoy did not answer in time")
+                # Not since the last answer, because this process may have been paused in the meantime, as Envoy was.
+                silent_since = silent_since or time.monotonic()
+                longest = limits.envoy_hang_seconds if self._listens else _START_SECONDS
+                if time.monotonic() - silent_since > longest:
+                    lines.append(f"Envoy did not answer for {longest:g} s")
                     os.kill(pid, signal.SIGKILL)
-                    deadline = math.inf  # kill the process only once; it may take a moment to end
+                    silent_since = math.inf  # kill the process only once; it may take a moment to end
                 continue
-            deadline = time.monotonic() + limits.envoy_hang_seconds
+            silent_since = 0.0
             if not self._listens:
                 if self._counted("update_rejected"):
                     os.kill(pid, signal.SIGKILL)  # the loop still reads Envoy's log, which has the cause

@@ -69,7 +69,7 @@ def test_both_protocols_are_spoken_on_both_ports_and_no_answer_says_that_envoy_i
 
 
 @pytest.mark.parametrize(
-    ("sent", "reason"), [(signal.SIGKILL, "signal 9"), (signal.SIGSTOP, "Envoy did not answer in time")]
+    ("sent", "reason"), [(signal.SIGKILL, "signal 9"), (signal.SIGSTOP, "Envoy did not answer for 0.2 s")]
 )
 def test_an_envoy_that_ends_or_hangs_is_started_again(models: Path, sent: int, reason: str) -> None:
     limits = Limits(envoy_hang_seconds=0.2, file_check_seconds=0.05)
@@ -80,6 +80,14 @@ def test_an_envoy_that_ends_or_hangs_is_started_again(models: Path, sent: int, r
         answer = live.inference.ModelInfer(asked, timeout=TIMEOUT, wait_for_ready=True)
         assert outputs(answer)["value"].tolist() == [20]
     assert [line["reason"] for line in log if line["event"] == "Envoy ended"] == [reason]
+
+
+def test_an_envoy_that_misses_one_check_continues(models: Path) -> None:
+    with structlog.testing.capture_logs() as log, live_server(ENVOY, models, limits=Limits(envoy_hang_seconds=0.2)):
+        os.kill(pid := next(line["pid"] for line in log if line["event"] == "Envoy listens"), signal.SIGSTOP)
+        pass_time(2.5)  # the check after one second fails one second later, and the next one follows after three
+        os.kill(pid, signal.SIGCONT)
+        assert not [line for line in log if line["event"] == "Envoy ended"]
 
 
 def test_a_server_whose_envoy_cannot_be_started_again_ends_with_the_reason(models: Path) -> None:
