@@ -135,7 +135,7 @@ class Batcher:
                 batch, samples = self._gather(now, late)
                 if batch:
                     if not self._computing:
-                        self._service_time.computing_since = now
+                        self._service_time.held = now <= self._service_time.fresh_until
                     self._computing[id(batch)] = now, samples
                 else:
                     self._notify_if_ended()
@@ -152,7 +152,7 @@ class Batcher:
             if seconds is not None:
                 self._service_time.observe(samples, seconds)
             if not self._computing:
-                self._service_time.computing_since = None
+                self._service_time.held = False
             waiting = batch
             for call in batch:
                 if call.done:

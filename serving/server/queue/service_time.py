@@ -22,11 +22,11 @@ class ServiceTime:
         self._clock = clock
         # for each size class: its weight in the fit, mean samples and mean seconds
         self._classes: dict[int, list[float]] = {}
-        self._last_observed = -math.inf
-        self.computing_since: float | None = None
-        """The time since which batches have been computed without a pause; None while no batch is computed. The batcher
-        sets it. Observations that were younger than FRESH_SECONDS at this time stay in use, because one batch may take
-        longer than that."""
+        self.fresh_until = -math.inf
+        """Until when the observations are fresh."""
+        self.held = False
+        """Whether the observations do not expire. The batcher sets this while batches are computed, if the observations
+        were fresh when the first of these batches began, because one batch may take longer than FRESH_SECONDS."""
         self._fitted: tuple[float, float] | None = (0.0, 0.0)  # a and b; None if a batch was observed since the fit
 
     def observe(self, samples: int, seconds: float) -> None:
@@ -44,13 +44,12 @@ class ServiceTime:
         observed[0] += 1
         observed[1] += _NEWEST_SHARE * (samples - observed[1])
         observed[2] += _NEWEST_SHARE * (seconds - observed[2])
-        self._last_observed = self._clock()
+        self.fresh_until = self._clock() + FRESH_SECONDS
         self._fitted = None
 
     def predict(self, samples: int) -> float:
         """Return the expected seconds for a batch of this many samples; 0 while no fresh observation exists."""
-        now = self._clock() if self.computing_since is None else self.computing_since
-        return self._line(samples) if now - self._last_observed <= FRESH_SECONDS else 0.0
+        return self._line(samples) if self.held or self._clock() <= self.fresh_until else 0.0
 
     def _line(self, samples: int) -> float:
         a, b = self._fitted = self._fitted or self._fit()

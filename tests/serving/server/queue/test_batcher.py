@@ -246,7 +246,9 @@ def test_a_stall_at_the_first_batch_of_a_size_counts_as_four_times_the_predictio
 
 
 def test_old_observations_are_ignored(clock: Clock) -> None:
-    queue = observe(batcher(clock), (4, 4.0))
+    queue = batcher(clock, instances=2)
+    compute(queue, 1)  # since before the first observation, one instance computes a batch that takes long
+    observe(queue, (4, 4.0))
     clock.now += FRESH_SECONDS
     assert predict(queue, 4) == 4
     clock.now += 0.001
