@@ -2,12 +2,14 @@
 
 import datetime
 import re
+import socket
 import ssl
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import grpc
 import numpy as np
@@ -126,10 +128,17 @@ def test_a_wait_names_the_cause(kind: Kind, servers: Servers) -> None:
 
 @pytest.mark.parametrize("clients", [False, True])
 def test_a_server_with_tls_that_is_called_without_it(kind: Kind, servers: Servers, clients: bool) -> None:
+    """The client finds out the cause by at most two connections, of at most 2 s each."""
     address = kind.of(servers.get("server-of-ours", clients=clients))
-    with kind.open(address, options=NEVER) as client:
+    with (
+        kind.open(address, options=NEVER) as client,
+        mock.patch.object(socket, "create_connection", wraps=socket.create_connection) as connect,
+    ):
         remedy = f"write https://{address}" if kind.http else "--tls-ca must name"
         assert f"{kind.text(address)} requires TLS: {remedy}" in failure(client)
+    limits = [each.args[1] for each in connect.call_args_list]
+    assert 1 <= len(limits) <= 2
+    assert max(limits) <= 2
 
 
 def test_a_server_without_tls_that_is_called_with_it(kind: Kind, servers: Servers) -> None:
