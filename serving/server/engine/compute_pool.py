@@ -68,14 +68,14 @@ class ComputePool:
         self._receiver: int | None = None  # the thread that receives
         self._receptions = 0
         self._unreceived = threading.Event()  # set while no thread receives or has been woken to receive
-        self._summoned = False  # whether a thread may receive although ``threads`` others are busy
+        self._summoned = False  # whether a thread may receive even while ``threads`` other threads are busy
         self._computing: set[int] = set()  # threads that compute
         self._after: dict[Callable[[], None], None] = {}  # in the order of the calls to ``after_batch``
         self._closed = False
 
     def after_batch(self, work: Callable[[], None]) -> None:
         """Postpone work until a thread has answered all calls of its batch, so that no caller waits for the work. It
-        must not raise an error. Work that is passed several times in the meantime is done only once."""
+        must not raise an error. If the same work is passed several times before it begins, it is done only once."""
         self._after[work] = None
 
     def offer(self, model: BatchExecutor) -> None:
@@ -258,7 +258,7 @@ class ComputePool:
             milliseconds = None if seconds is None else math.ceil(seconds * 1e3)
 
     def _watch(self) -> None:
-        """Let a further thread receive if nothing was received for a moment."""
+        """Let another thread receive calls if no thread has done so for _UNRECEIVED_SECONDS."""
         while self._receive is not None and not self._closed:
             self._unreceived.wait()
             receptions = self._receptions

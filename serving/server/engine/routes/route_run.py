@@ -142,8 +142,8 @@ class MemberCall(Call):
             self.low_confidence += timings.low_confidence  # this number is above 0 only if the member is a cascade
             return None
         doubtful = np.flatnonzero(~accepted)
-        # An inner cascade reports how many samples got an unsure answer, but not which samples. Only samples that are
-        # not passed on keep their answer, so no more than these keep an unsure one.
+        # An inner cascade reports how many of its answers are unsure, but not which ones. The samples that are passed
+        # on get a new answer, so the number of unsure answers that remain is at most the number of other samples.
         self.low_confidence += min(timings.low_confidence, len(got) - len(doubtful))
         if rows is not None:
             return np.asarray(rows[doubtful])
