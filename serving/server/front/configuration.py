@@ -117,8 +117,8 @@ class Secrets:
 
     hangtag replaces the files when the certificates change. Envoy can watch files itself, but notices only files that
     are renamed into place, and would take a new certificate before its key has arrived. A restarted Envoy reads the
-    secrets too, so the files hold the last valid certificates. Only this user can read the folder of the files, which
-    also has `Envoy`'s sockets and is, if possible, in memory.
+    secrets too, so the files hold the last valid certificates. The folder that holds these files and `Envoy`'s sockets
+    is readable only by this user, and is in memory if possible.
     """
 
     def __init__(self, config: ServerConfig, certificate: Path, key: Path, folder: Path) -> None:

@@ -11,8 +11,8 @@ _PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
-    # Block signals to the whole process group, such as Ctrl-C, which are meant for the server: Envoy must still pass on
-    # the last calls.
+    # Block signals that reach the whole process group, such as Ctrl-C. Only the server reacts to them, because Envoy
+    # must still pass on the last calls.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     if sys.platform == "linux":
         # The kernel ends Envoy when the thread that started this process ends, even if the server is killed.
