@@ -52,7 +52,7 @@ class Server:
         Args:
             versions: The versions to serve for each model, instead of the latest.
             wrap_control: Receives the `Control` of this process's models, and returns the `Control` that clients use.
-                In a worker, clients thus control the models of all workers; by default, only those of this process.
+                In a worker, that is a `Control` of all workers' models. By default, clients use this process's own.
             runtimes: Loads a model file; takes the arguments of Runtime's constructor.
             store: The state of the local copy of the model store, if the models come from a store.
 

@@ -31,9 +31,9 @@ class Supervisor:
     """Runs a server of several processes. Call ``start``, check ``failure`` regularly, and call ``stop``."""
 
     def __init__(self, config: ServerConfig, *, store: StoreState | None = None) -> None:
-        """Reserve the ports, which Envoy does for an exposed server. ``store`` is the state of the local copy of the
-        model store, if the models come from a store. Raises StartError if an address cannot be bound, or a certificate
-        is invalid, and MissingExtraError if an exposed server lacks Envoy."""
+        """Reserve the ports, unless the server is exposed: then `Envoy.start` reserves them. ``store`` is the state of
+        the local copy of the model store, if the models come from a store. Raises StartError if an address cannot be
+        bound, or a certificate is invalid, and MissingExtraError if an exposed server lacks Envoy."""
         self._config = config
         self._store = store
         self._changed = threading.Condition()  # guards the fields below; notified when a worker listens or ends

@@ -111,8 +111,8 @@ class StopReasons(queue.SimpleQueue[str]):
 
 
 def end_after(seconds: float) -> None:
-    """Let SIGALRM end this process after this time, for example because a computation never ends. The signal's default
-    action ends the process, regardless of what the threads do. 0 seconds: never."""
+    """Let SIGALRM end this process after this time, even if a computation never ends. The signal's default action
+    ends the process, regardless of what the threads do. 0 seconds: never."""
     signal.setitimer(signal.ITIMER_REAL, seconds)
 
 

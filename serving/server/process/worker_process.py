@@ -22,8 +22,8 @@ class WorkerProcess(Peer):
 
     def __init__(self, number: int, config: ServerConfig, versions: Mapping[str, tuple[int, ...]]) -> None:
         """Start the process. Raises StartError if the system allows no further process or file. A worker's replacement
-        gets the same ``number``. ``versions`` are the versions that the other workers serve, by model; empty when the
-        whole server starts."""
+        gets the same ``number``. ``versions`` maps each model to the versions that the other workers serve; it is empty
+        when the server starts, because no other worker serves yet."""
         self.number = number
         self.started = time.monotonic()
         self.listening = False
