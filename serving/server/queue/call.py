@@ -73,7 +73,7 @@ class Call(ABC):
     deadline: float | None = None
     """The deadline in seconds on the monotonic clock; None if the call has no deadline."""
     queue: Queue | None = None
-    """The queue in which the call waits or is computed."""
+    """The queue in which the call waits, or waited until its computation began."""
     done = False
     """Whether the call has an outcome, or a thread is about to give it one."""
     cancelled = False

@@ -9,7 +9,7 @@ FRESH_SECONDS = 1.0
 
 _NEWEST_SHARE = 0.2  # weight of the newest batch in the running mean of its size class
 _WEIGHT_DECAY = 0.98  # each size class keeps this share of its weight whenever a batch is observed
-_MIN_WEIGHT = 0.01  # the least weight of a size class, because the slope of the line needs two classes
+_MIN_WEIGHT = 0.01  # each size class keeps at least this weight, because one class alone gives no slope
 _STALL_FACTOR = 4.0
 """A measured time is capped at this many times the mean of its size class, because the machine may have paused. In
 a class without a mean, the cap is this many times the predicted time."""
@@ -25,8 +25,8 @@ class ServiceTime:
         self.fresh_until = -math.inf
         """Until when the observations are fresh."""
         self.held = False
-        """Whether the observations do not expire. The batcher sets this while batches are computed, if the observations
-        were fresh when the first of these batches began, because one batch may take longer than FRESH_SECONDS."""
+        """Whether old observations stay in use, because one batch may take longer than FRESH_SECONDS. The batcher sets
+        this while batches are computed, if the observations were fresh when the first of these batches began."""
         self._fitted: tuple[float, float] | None = (0.0, 0.0)  # a and b; None if a batch was observed since the fit
 
     def observe(self, samples: int, seconds: float) -> None:
