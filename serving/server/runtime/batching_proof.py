@@ -2,7 +2,7 @@
 
 A file's axes do not show whether rows are independent. Softmax, a sum or a reversal along the first axis keeps that
 axis's name and size, but mixes up the answers of callers whose requests share a batch. So a trial computes the same
-inputs alone and in batches. The import runs a long trial. The server runs a short one if the file records no check.
+inputs alone and in batches. The import runs a long trial. If the file records no check, the server runs a short trial.
 """
 
 import math
@@ -128,8 +128,8 @@ def _trials(runtime: Runtime, extent: Extent) -> Iterator[tuple[int, list[Tensor
     """For each length at which the model runs, yield the length, samples, and the model's answer to each sample alone.
     Raises InferenceError if the model fails on every synthetic input.
 
-    The length is the size of all dynamic axes after the first axis, in the first input that has such axes. If the model
-    fails, these axes of the other inputs get size 1: in a recurrent state, the second axis may be the batch.
+    The length is the size of every dynamic axis after an input's first axis. If the model fails, only the first input
+    with such axes keeps it; the others get size 1, because the second axis of a recurrent state may be the batch axis.
     """
     signature = runtime.signature
     formats = _TEXT_FORMATS if any(spec.datatype == "BYTES" for spec in signature.inputs) else _TEXT_FORMATS[:1]
@@ -163,9 +163,9 @@ def _sample(
     """Generate the sample number ``seed``: for each input an array [1, ...]. Raises InferenceError if an input would
     have more than ``max_values`` values.
 
-    ``lengths`` has two sizes for dynamic axes after the first axis: the size in the first input that has such axes, and
-    the size in all other inputs. Integers are drawn from 0 up to ``below``, exclusive, and ``text_format`` makes a
-    string from a number. Every third sample is ten times larger and every fifth is all zeros, to expose a model that
+    ``lengths`` gives two sizes for the dynamic axes after an input's first axis: one for the first input that has such
+    axes, and one for all other inputs. Integers are drawn from 0 up to ``below``, exclusive, and ``text_format`` makes
+    a string from a number. Every third sample is ten times larger and every fifth is all zeros, to expose a model that
     answers a sample differently if its batch has larger values.
     """
     random = np.random.default_rng(seed)

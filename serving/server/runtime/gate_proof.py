@@ -24,8 +24,8 @@ _LONGEST_VARINT = 10  # bytes of 7 bits each
 
 
 def proves_batching(file: Path) -> bool:
-    """Whether the file has passed the check for batching, and has not changed since. The check compares the answers to
-    rows alone and in batches."""
+    """Whether the file has passed the check for batching, and has not changed since. The check computes each row
+    alone and in a batch, and compares the two answers."""
     try:
         batching = _figures(file).get("batching")
     except (OSError, ValueError):

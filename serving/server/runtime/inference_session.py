@@ -233,9 +233,9 @@ def shrink_arena() -> None:
 
 @cache
 def _shared_arena() -> onnxruntime.InferenceSession:
-    """Register a memory pool ("arena") for all sessions, once. Return a session that only copies a number in this pool.
-    Callers must hold ``_lock``. The pool grows by the requested size (kSameAsRequested, 1), because doubling would keep
-    unused memory."""
+    """Register a memory pool ("arena") for all sessions, once. Return a session that uses the pool, and whose model
+    only copies a number. Callers must hold ``_lock``. The pool grows by the requested size (kSameAsRequested, 1),
+    because doubling would keep unused memory."""
     onnxruntime.create_and_register_allocator(
         onnxruntime.OrtMemoryInfo(
             "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT

@@ -106,7 +106,7 @@ class Runtime:
         model waits or is being computed, so that a session with more threads may be used.
 
         Raises:
-            InvalidValuesError: ONNX Runtime refuses the inputs, or fails with them although it can compute zeros.
+            InvalidValuesError: ONNX Runtime refuses the inputs, or fails on them but succeeds on inputs of all zeros.
             InferenceError: ONNX Runtime failed although the inputs are not at fault.
         """
         try:

@@ -37,7 +37,7 @@ Compute: TypeAlias = Callable[[InferenceSession], dict[str, Array]]
 
 
 class SequentialSessionTuner:
-    """Chooses a session for batches that are computed one at a time, and therefore need not be thread-safe."""
+    """Chooses the session for batches that run one at a time. Such batches never overlap, so no lock is used."""
 
     def __init__(self, path: Path, first: InferenceSession, open_second: Callable[[], InferenceSession]) -> None:
         """Start with ``first``, the session that computes all other batches. ``open_second`` opens the session with
