@@ -25,9 +25,9 @@ INFO_BURST = 5
 """The burst for an event that reports no problem. The burst for a warning or an error is `Limits.log_burst`."""
 
 _LONGEST_VALUE = 2000
-"""The maximum number of characters of a value that are written."""
+"""Of a longer value, only this many characters are written."""
 _LONGEST_TRACEBACK = 20_000
-"""The maximum number of characters of a traceback that are written. The last line has the error."""
+"""Of a longer traceback, only this many characters at the end are written, because the last line has the error."""
 _PROBLEMS = ("warning", "error", "critical", "exception")
 _SUBJECTS = ("model", "version", "file", "worker")
 

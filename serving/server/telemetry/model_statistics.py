@@ -1,4 +1,4 @@
-"""Counts what one version of a model has computed since it was loaded, so that the counts of several processes add up.
+"""Counts what one version of a model has computed since it was loaded. The counts of several processes can be added.
 Triton has the same counts, but no histograms."""
 
 import threading
@@ -42,8 +42,8 @@ def merge(one: Any, other: Any) -> Any:
 
 
 class Mergeable:
-    """Base of dataclasses whose instances from two processes are combined by ``+``. A field whose metadata have another
-    rule under ``merge`` is not combined by `merge`."""
+    """Base of dataclasses whose instances from two processes are combined by ``+``: each field by the function under
+    ``merge`` in the field's metadata or, if there is none, by `merge`."""
 
     def __add__(self, other: Self) -> Self:
         values = (

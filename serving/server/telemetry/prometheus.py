@@ -130,7 +130,7 @@ def _with_zeros(state: ServerState) -> ServerState:
 
 
 def _metric(name: str, labels: tuple[str, ...], values: Mapping[Any, Any]) -> Metric:
-    """Return a metric. The keys of ``values`` are the values of its ``labels``. The value None is left out."""
+    """Return a metric. Each key of ``values`` has one value for each label, in order. The value None is left out."""
     kind = next(kind for kind, texts in _ABOUT.items() if name in texts)
     family: Any = kind(name, _ABOUT[kind][name], labels=labels)
     for of_labels, value in values.items():

@@ -157,7 +157,7 @@ class FailureCounts:
             self._seconds[key] += seconds
 
     def forget_others(self, model: str, versions: Container[str]) -> None:
-        """Forget the counts of a model's versions except ``versions``, because they would grow with each version."""
+        """Forget the counts of all versions of a model except ``versions``, to save memory if many versions follow."""
         with self._lock:
             for key in [key for key in self._buckets if key[0] == model and key[1] and key[1] not in versions]:
                 del self._buckets[key], self._seconds[key]
@@ -181,8 +181,8 @@ class RouteStatistics:
         self._counts = RouteCounts()  # all other counters
 
     def begin(self, stages: Iterable[StageKey], zeros: RouteCounts) -> None:
-        """Start new counters of the stages, and the counters in ``zeros``, at 0, because an alert sees an increase only
-        in a series that already exists."""
+        """Create the missing counters of ``stages`` and ``zeros`` with the value 0, because an alert sees an increase
+        only in a series that already exists."""
         with self._lock:
             for key in stages:
                 self._stages.setdefault(key, [0, 0])
