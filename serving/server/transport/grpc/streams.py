@@ -111,7 +111,7 @@ class _Stream:
         self._unanswered: deque[StreamCall] = deque()
         self._held = 0  # the sum of ``held`` of the unanswered calls
         self._expected = self._max_bytes // _FIRST_SHARE  # the estimated bytes of an answer that is not computed yet
-        self._finished = False  # whether the client has sent everything, or a message that ends the stream
+        self._finished = False  # whether the client has finished sending, or has sent a malformed message
         self._read_error: Exception | None = None
         self._stopped = False
 

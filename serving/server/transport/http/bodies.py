@@ -105,7 +105,7 @@ def decompress(request: HttpRequest) -> bytes:
 
 
 def parse_form(content_type: str, body: bytes) -> tuple[bytes, list[tuple[str, str]]]:
-    """Return a form's file and its fields. Raises InvalidRequestError if the form is malformed, or has no file."""
+    """Return an HTML form's file and other fields. Raises InvalidRequestError if it is malformed, or has no file."""
     boundary = parse_options_header(content_type)[1].get(b"boundary")
     if boundary is None or not _BOUNDARY.fullmatch(boundary):
         raise errors.InvalidRequestError("the form cannot be read: there is no boundary as RFC 2046 describes it")

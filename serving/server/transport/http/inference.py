@@ -1,5 +1,5 @@
-"""Inference over HTTP: decodes the bodies of requests, and encodes the responses. A request has a plan if it differs
-from an earlier request only in the bytes of its one tensor, which follow the JSON."""
+"""Inference over HTTP: decodes the bodies of requests, and encodes the responses. Requests that differ only in the
+binary data of their one tensor can share a `Plan`; then only the first of them is decoded."""
 
 import math
 import re

@@ -32,8 +32,8 @@ _COST = f"{QUEUE_NS}: %d\r\n{COMPUTE_NS}: %d\r\n{BATCH_SIZE}: %d\r\n".encode() +
 
 
 class HttpRequest(LoopCall):
-    """A request. If it is for inference, this object is also the call that waits in the model's queue. The outcome is
-    an `HttpResponse`, or the bytes after the status line of a response with status 200."""
+    """A request. A request for inference is also the `Call` that waits in the model's queue. The outcome is an
+    `HttpResponse`, or the bytes after the status line of a response with status 200."""
 
     method = HTTP_INFER
     path_params: Mapping[str, Any] = {}
