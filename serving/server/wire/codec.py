@@ -157,7 +157,7 @@ def _head_of(request: pb.ModelInferRequest, message: bytes) -> bytes | None:
         return None
     (raw,) = request.raw_input_contents
     field = pb.ModelInferRequest(raw_input_contents=[raw]).SerializeToString()
-    # If a complete message remains without these last bytes, the contents are the last field of the message.
+    # If the bytes before this field are a complete message by themselves, the field is the message's last field.
     try:
         rest = pb.ModelInferRequest.FromString(message.removesuffix(field))
     except DecodeError:

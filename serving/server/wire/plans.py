@@ -2,8 +2,8 @@
 
 A client sends the same kind of request again and again: the same model, input, datatype and shape, then 784 different
 bytes. Such requests have the same *head*: the bytes before the tensor. A *plan* keeps the result of parsing and
-checking one head. For the next message with that head, the plan gives the inputs without parsing, and joins the
-response from parts that were serialized once. The codec would build the same bytes.
+checking one head. For a later message with the same head, the plan reads the inputs without parsing the message, and
+inserts the outputs into a response whose other parts were serialized once. The codec would build the same bytes.
 
 A request gets a plan only if the head determines the request's meaning: the message has one input of a fixed-size
 datatype, as raw contents at its very end, and no id or parameters. A plan is valid until the served models change.
@@ -60,7 +60,7 @@ class Plan:
 
     def put(self, call: TransportCall, message: bytes) -> bool:
         """Do what `Query.prepare` would do, and queue the call. The last bytes of ``message`` become the only input's
-        array. Return False if the caller must submit the call, because the served models have changed."""
+        array. Return False if the served models have changed; the caller must then `submit` the call."""
         if self.epoch != call.intake.engine.epoch:
             return False
         call.plan = self
@@ -86,8 +86,8 @@ class Plan:
         return b"".join([head + array.tobytes() for head, array in zip(heads, arrays, strict=True)])
 
     def responses(self, calls: Sequence[TransportCall], outputs: Tensors, cost: BatchCost) -> list[bytes] | None:
-        """Return the serialized responses to calls of one batch. Return None if each response must be built separately,
-        because tracing records a span for it, or because it is large, and a thread must encode it."""
+        """Return the serialized responses to calls of one batch. Return None if each response must be built separately:
+        tracing records a span for each call, and large responses are encoded on separate threads."""
         if calls[0].intake.tracing is not None:
             return None
         alone = cost.calls == 1  # a batch of one call need not be split into rows
@@ -133,8 +133,8 @@ class Plans:
     def __init__(self) -> None:
         self._keeping = threading.Lock()
         self.by_head: dict[bytes, Plan] = {}
-        """The plans. Check the size of the contents before using a plan, because a malformed message may have a known
-        head."""
+        """The plans. Before using a plan, compare the size of the message's contents with ``contents_size``, because a
+        malformed message may begin with the head of a valid message."""
         self._contents_sizes: dict[int, int] = {}  # size of head and contents -> size of the contents
 
     def find(self, message: bytes) -> Plan | None:

@@ -1,8 +1,8 @@
 """Takes every request from a transport to the engine, and the response or error back.
 
 Every request of every transport is a `TransportCall`, which is also the entry in its model's queue. `submit` looks the
-model up, lets the call's `Query` decode the request for that model, and queues the call. Therefore unary, streamed,
-compared, native and HTTP calls differ only in how the answer is sent.
+model up, lets the call's `Query` decode the request for that model, and queues the call. Therefore the subclasses of
+`TransportCall`, one for each kind of call, differ only in how they send the answer.
 """
 
 import time
@@ -47,8 +47,8 @@ class TransportCall(Call):
     """See `Origin`, which also describes the metadata."""
     metadata: Metadata
     epoch: int
-    """The engine's epoch from before the look-up of the model, so that a `Plan` is invalid if the model was replaced
-    after that."""
+    """The engine's epoch, read before the model is looked up. If the models change after that, the engine's epoch
+    differs, and a `Plan` with this epoch is invalid."""
     started: int
     """When the request arrived, by time.perf_counter_ns."""
     model_name: str = ""
