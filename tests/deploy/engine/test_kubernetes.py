@@ -112,7 +112,7 @@ def test_pods_meet_the_restricted_standard_and_have_limits(documents: list[Docum
 
 
 def test_gpu_pods_run_the_gpu_image_when_the_base_names_a_registry(tmp_path: Path) -> None:
-    """Users name their registry in kustomize's base (docs/how-to/kubernetes.md), whose image runs on CPUs."""
+    """Users set their registry in the kustomize base (docs/how-to/kubernetes.md), which deploys the CPU image."""
     folder = shutil.copytree(FOLDER, tmp_path / "kubernetes")
     base = folder / "base/kustomization.yaml"
     base.write_text(base.read_text().replace("newName: hangtag", "newName: registry.example/hangtag"))

@@ -1,7 +1,7 @@
 """A file is published only if it gives each image the same answer as PyTorch, alone and in any batch. Otherwise, the
 error names the difference.
 
-Most tests export the same LSTM with a fault that was put into its graph before the comparison.
+Most tests inject a fault into the graph of the same exported LSTM, and then export the LSTM with that graph.
 """
 
 import json

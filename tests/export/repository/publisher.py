@@ -23,7 +23,7 @@ def publish_content(models: Path, name: str, content: str) -> Path:
 
 
 def published_at_once(models: Path, name: str, contents: list[str]) -> list[Path]:
-    """Publish each content in a separate process, which waits until all processes are about to move their file."""
+    """Publish each of ``contents`` from its own process. Every process waits until all are about to rename a folder."""
     barrier = CONTEXT.Barrier(len(contents))
     processes = [Forked(_publish_with_others, models, name, content, barrier) for content in contents]
     folders = []

@@ -209,7 +209,7 @@ def test_what_cannot_be_converted_as_wanted_is_refused(
 
 
 def test_samples_that_prove_worse_than_those_that_made_the_file_are_refused(tmp_path: Path) -> None:
-    """The samples for testing the file have values 100 times as large as the values of those for its conversion."""
+    """The samples that test the converted file are multiplied by 100, but those that calibrate it are not."""
     x = networks.samples(400)
     x[1::2] *= 100
     np.savez(tmp_path / "uneven.npz", x=x)
