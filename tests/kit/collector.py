@@ -16,7 +16,7 @@ TRACEPARENT = f"00-{TRACE:032x}-{PARENT:016x}-01"
 
 
 class Collector:
-    """A collector that records the spans which a server sends to ``endpoint``, its otlp_endpoint."""
+    """A collector that records the spans of a server whose otlp_endpoint is ``endpoint``."""
 
     def __init__(self) -> None:
         self.endpoint = ""

@@ -70,7 +70,7 @@ class Gate(Stop):
         self.begun: list[float] = []
         """The time at which each batch reached the runtime, on the monotonic clock."""
         self.delay = 0.0
-        """The number of seconds by which each batch is delayed once the gate is open."""
+        """The number of seconds by which the open gate delays each batch."""
 
     def open(self) -> None:
         """Let the waiting batches and all later ones be computed."""

@@ -60,8 +60,8 @@ class LiveServer:
 
     @contextmanager
     def loading(self, model: str) -> Iterator[Callable[[], None]]:
-        """Run the server inside the block, which begins while the server loads this model. The yielded function lets
-        the server continue, and returns when the server has started."""
+        """Run the server until the block ends. The block begins while the server is still loading this model. The
+        yielded function lets the server continue, and returns when the server has started."""
         starting = threading.Thread(target=self.server.start)
         with self.gates.held_load(model) as load, ExitStack() as stack:
 

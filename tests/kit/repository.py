@@ -177,5 +177,5 @@ class Running:
 
 
 def samples(values: Sequence[float]) -> dict[str, Array]:
-    """Inputs with one sample for each value."""
+    """An input ``x`` that has the row [value, value] for each of the values."""
     return {"x": np.array([[value, value] for value in values], np.float32)}

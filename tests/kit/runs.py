@@ -103,7 +103,7 @@ def decisive_scores(model: str, garments: Split) -> nn.Module:
 
 
 def finished_sets(folder: Path, model: str, state: Mapping[str, torch.Tensor]) -> Run:
-    """A finished run of this model with these weights, which need not fit the model."""
+    """Create a finished run of this model with these weights, even if the weights do not fit the model."""
     run = start(folder, model)
     run.save("best.pt", {"model": state, "epoch": 1})
     summary = {

@@ -43,7 +43,7 @@ def connections(server: Serving, count: int) -> Iterator[list[Stub]]:
 
 @contextmanager
 def asking(server: Serving, transport: str) -> Iterator[Callable[[], float]]:
-    """Yield a function that calls gather over a separate connection and returns the answer (20)."""
+    """Yield a function that calls the model ``gather`` over a separate connection and returns its answer, 20."""
     if transport == HTTP:
         with Rest(server.http_address) as rest:
             yield lambda: float(rest.infer(request("gather", index=index(2))).outputs["value"].item())

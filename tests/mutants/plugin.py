@@ -1,7 +1,7 @@
 """A pytest plugin that records which tests run a function, or runs only chosen tests.
 
 :mod:`tests.mutants.reach` copies this file to the root of a checkout, and inserts calls of :func:`reached` into the
-code under test. The checkout may be older, so this file imports nothing from the tests.
+code under test. This file imports nothing from the tests, because the tests of an older checkout may differ.
 """
 
 import contextlib

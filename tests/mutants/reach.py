@@ -63,7 +63,7 @@ def kill(folder: Path) -> None:
 
 
 def reaches(mutants: Iterable[Mutant], checkout: Path) -> dict[int, list[str]]:
-    """Run all tests once, and return the tests that run the function of each mutant.
+    """Run all tests once, and return, for each mutant, the tests that run the function to be mutated.
 
     Returns:
         The tests of each mutant, by the mutant's number. If a fixture runs the function, the list names the whole

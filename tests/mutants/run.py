@@ -138,7 +138,7 @@ def read_results(path: Path) -> dict[int, Result]:
 
 
 def revived(before: Mapping[int, Result], after: Mapping[int, Result]) -> list[int]:
-    """Return the number of each mutant that was killed before and survives now."""
+    """Return the identifying numbers of the mutants that were killed before and survive now."""
     return [
         number
         for number, result in after.items()
