@@ -151,7 +151,7 @@ def test_a_model_has_the_colour_of_its_name_although_a_cascade_comes_first(tmp_p
     report.draw([cascade, *models], tmp_path / "choose.png")
     drawn = np.asarray(Image.open(tmp_path / "choose.png").convert("RGB")).reshape(-1, 3)
     own, slow = (np.array([int(colour(each)[at : at + 2], 16) for at in (1, 3, 5)]) for each in (name, "slow"))
-    # A model's mark is small, but the cascade's large mark has more pixels than both.
+    # If the cascade had the model's colour, its large mark would have more pixels than the small mark of ``slow``.
     marks = [int((drawn == each).all(axis=1).sum()) for each in (own, slow)]
     assert marks[0] < marks[1]
 
@@ -208,7 +208,7 @@ def test_the_best_are_served_and_load_tested_and_the_choice_becomes_a_route(mode
     assert served
     assert re.search(r" Measured: [\d,.]+ calls/s with 64 in flight, p99 ", printed)
     if served[1]:  # the machine was idle
-        # 400 images are too few for the limit of 0.1%, so no image may be wrong although cnn-int8 is right.
+        # One error in 400 images exceeds the limit of 0.1%, so the cascade must be right wherever cnn-int8 is right.
         assert "; 0 of 400 are wrong although cnn-int8 is right; of new images, at most 0.747%" in printed
         route = json.loads(invoke("models", "show", "both", "--models", models, "--json").stdout)
         assert [member["model"] for member in route["members"]] == ["lstm-int8", "cnn-int8"]

@@ -92,7 +92,7 @@ def training_on(images: Images) -> Dataset:
 def watching(answer: Callable[[Images], Any] | None = None) -> Iterator[list[Images]]:
     """Record the batches [n, 28, 28] with which networks are trained inside the block.
 
-    answer: Computes the logits in place of a network in training, unless it is None.
+    answer: A function whose result replaces the logits of the network in training; None keeps the network's logits.
     """
     seen: list[Images] = []
 
@@ -149,7 +149,7 @@ def weights(folder: Path, name: str = "best.pt") -> dict[str, torch.Tensor]:
 
 
 def logits(folder: Path, images: Images, model: str = "lstm") -> torch.Tensor:
-    """The logits [n, 10] of a network with the run's best weights for images [n, 28, 28]."""
+    """Load the run's best weights into a network, and return its logits [n, 10] for images [n, 28, 28]."""
     network = build(model).eval()
     network.load_state_dict(weights(folder))
     with torch.no_grad():

@@ -92,7 +92,7 @@ def test_each_split_is_composed_from_its_own_garments_alone() -> None:
 
 
 def canvases(garments: Split, labels: int, count: int) -> npt.NDArray[np.uint8]:
-    """Canvases with a garment of each class below ``labels``, on black clutter. Only garments are brighter than 75."""
+    """Canvases with garments of the first ``labels`` classes. Clutter is black; only garments are brighter than 75."""
     shown = garments.classes < labels
     images = np.concatenate([garments.images[shown], np.zeros((100 * len(garments), 28, 28), np.uint8)])
     classes = np.concatenate([garments.classes[shown], np.full(100 * len(garments), 9, np.uint8)])
