@@ -97,7 +97,7 @@ def test_a_broken_version_is_reported_until_a_newer_one_serves_or_another_is_pro
     running = repository.start(mode, load_model=("one",) if mode == "explicit" else ())
 
     def index() -> list[tuple[str, int, str]]:
-        """The index after the next poll, or after a call to load ``one``, even if this call fails."""
+        """Poll or, in explicit mode, request a load of ``one``, which may fail. Return the server's model index."""
         if mode == "poll":
             running.poll()
         else:

@@ -35,7 +35,7 @@ def test_an_empty_tensor_claims_no_size_that_no_message_has_and_axes_of_one_name
 
 
 BATCHES = 16
-"""If this many consecutive batches each run while no other batch runs, the last of them may use every thread."""
+"""The number of consecutive batches that must run alone so that the last of them may use every thread."""
 
 
 def test_only_batches_that_come_alone_again_and_again_may_use_every_thread(repository: Repository) -> None:
@@ -46,7 +46,7 @@ def test_only_batches_that_come_alone_again_and_again_may_use_every_thread(repos
     assert running.gates.alone["one"] == [False] * (BATCHES - 1) + [True, True]
     with running.occupied("one", queued=2):
         assert running.gates.alone["one"][-1]
-    # A call that waits ends the sequence, so neither queued call may use every thread.
+    # The second queued call waited while the first was computed, so the count of batches that ran alone was reset.
     assert running.gates.alone["one"][-2:] == [False, False]
 
 
@@ -63,7 +63,7 @@ def test_with_another_batch_being_computed_no_batch_is_alone(repository: Reposit
 
 
 def failing(error: Exception, *, of: float = 0) -> Script:
-    """A script that raises the error if a batch contains ``of`` or, if ``of`` is 0, has more than two samples."""
+    """A script that raises the error for batches that contain the value ``of``; by default, for 3 or more samples."""
 
     def compute(x: Array) -> Array:
         if of in x if of else len(x) > 2:

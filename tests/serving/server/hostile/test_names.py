@@ -1,4 +1,4 @@
-"""Names, ids and headers of calls cost little, and forge no log line or header. Repeated loads do not fill the log."""
+"""No name, id or path that a client sends can forge a log line or a header. Repeated loads do not fill the log."""
 
 import re
 import time

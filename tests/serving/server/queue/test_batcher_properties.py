@@ -18,7 +18,7 @@ from hangtag.serving.server.telemetry.model_statistics import Timings
 from tests.kit.parts import Clock, KeptCall, batcher
 
 RESERVED_SHARE = 0.2
-"""While every instance is busy, the batcher reserves this share of the time to send the answer before a deadline."""
+"""While every instance is busy, the batcher reserves this share of a call's remaining time for sending the answer."""
 
 
 class BatcherMachine(RuleBasedStateMachine):

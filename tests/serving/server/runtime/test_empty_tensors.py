@@ -130,7 +130,7 @@ FATAL: dict[str, list[tuple[list[Any], dict[str, Any]]]] = {
 
 
 def model(name: str, inputs: list[Any], attributes: dict[str, Any]) -> tuple[bytes, Arrays]:
-    """A model of one operator with free axes only, and arrays for its inputs."""
+    """A model that has one operator and whose input axes are all dynamic, and arrays for these inputs."""
     domain, _, operator = name.rpartition("-")
     names = ["" if isinstance(given, tuple) and not given else f"in_{place}" for place, given in enumerate(inputs)]
     outputs = [f"out_{number}" for number in range({"DynamicQuantizeLinear": 3, "TopK": 2}.get(operator, 1))]

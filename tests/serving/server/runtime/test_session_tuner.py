@@ -122,7 +122,7 @@ USELESS = {
     "it is not faster": (0.010, 0.009),
     "batches are short": (0.0001, 0.00001),
 }
-"""For each reason not to use a second session, the seconds that a batch takes in the first and in the second."""
+"""For each reason not to use a second session: the seconds per batch in the first session and in the second session."""
 
 
 @pytest.mark.parametrize("why", USELESS)

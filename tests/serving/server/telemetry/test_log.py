@@ -48,7 +48,7 @@ def test_repeated_problems_are_dropped_and_counted() -> None:
 
 
 def test_repeated_lines_that_are_no_problem_are_dropped_and_counted_for_each_model() -> None:
-    """If one model is loaded repeatedly, most lines are dropped. If many are each loaded once, all lines are kept."""
+    """If one model is loaded often, most lines are dropped. If many models are loaded once each, all lines are kept."""
     clock = Clock()
     limit = RateLimit(BURST, clock)
     first = [passes(limit, "model loaded", "info", model="cnn", seconds=n) is not None for n in range(INFO_BURST + 7)]

@@ -179,7 +179,7 @@ def infer_bytes(live: LiveServer, message: bytes) -> pb.ModelInferResponse:
 def test_a_request_that_begins_as_one_before_it_is_answered_as_a_new_one(
     live: LiveServer, pixels: list[int], names: list[str], version: str
 ) -> None:
-    """The server may recognise a repeated request by its first bytes, but always parses a request with an id."""
+    """The server need not parse a request whose first bytes it knows, but it always parses a request with an id."""
     images = np.repeat(np.array(pixels, np.uint8), 784).reshape(-1, 28, 28)
     sent = request("classifier", image=images)
     sent.model_version = version

@@ -173,7 +173,7 @@ def test_large_messages_without_a_place_are_refused_at_once_and_all_others_answe
             (grpc.StatusCode.RESOURCE_EXHAUSTED, FULL)
         }
         assert len(calls) - len(refused) >= PLACES
-        for _ in range(2 * PLACES):  # no message that was answered or refused still has a place
+        for _ in range(2 * PLACES):  # every message that was answered or refused has left the queue
             assert live.infer(texts(STRINGS // 20))["first"].tolist() == [[b"x"]]
 
 

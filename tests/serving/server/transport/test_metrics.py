@@ -37,7 +37,7 @@ def read(text: str) -> Samples:
 
 
 class Watched:
-    """A server whose metrics a test reads, by default those of version 3 of the model gather."""
+    """A server with methods that read its metrics, by default the metrics of version 3 of the model ``gather``."""
 
     def __init__(self, live: LiveServer) -> None:
         self.live = live

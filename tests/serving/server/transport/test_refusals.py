@@ -78,7 +78,7 @@ def of_every_type(datatype: str, field_name: str, count: int) -> Request:
 
 
 def shaped(*shape: int, of: int | None = None) -> Request:
-    """A request with a picture of this shape. Its contents have ``of`` bytes if ``of`` is not None."""
+    """A request with a picture of this shape. If ``of`` is given, it sets the size of the contents in bytes."""
 
     def change(sent: Request) -> None:
         sent.inputs[0].shape[:] = shape

@@ -160,7 +160,7 @@ def test_a_stopping_server_answers_the_requests_it_has_read_then_ends_the_stream
         code, message = talk.end()
         assert code is grpc.StatusCode.UNAVAILABLE
         assert message.startswith("the server is stopping; send the unanswered requests on a new stream")
-        stopping.join(TIMEOUT)  # the stop does not wait for clients that only receive
+        stopping.join(TIMEOUT)  # the server stops without waiting for clients that only receive
         assert not stopping.is_alive()
 
 

@@ -150,7 +150,7 @@ def cut(stream: bytes, places: Sequence[int]) -> list[bytes]:
 
 
 def each_place(before: bytes, of_interest: bytes) -> list[tuple[int, ...]]:
-    """Return () to leave a stream whole, and (place,) for each cut in or at an end of ``of_interest``."""
+    """Return every choice of cuts to test: no cut, and one cut at each place inside or at an end of ``of_interest``."""
     return [(), *((place,) for place in range(len(before), len(before) + len(of_interest) + 1))]
 
 

@@ -1,4 +1,4 @@
-"""If a token or certificate file is missing, huge, a folder, a device or a pipe, the server answers and can stop."""
+"""A running server can answer and shut down even if its token or certificate file is missing, huge or a pipe."""
 
 import os
 import queue
