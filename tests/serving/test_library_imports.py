@@ -29,7 +29,7 @@ for statement in STATEMENTS:
     before = after
 print(json.dumps(changes))
 """
-# One process imports all modules. Only a module's first import can change settings, so import small modules first.
+# One process imports all modules. The small ones come first, because only a module's first import runs its code.
 _STATEMENTS = (
     "from hangtag.serving.client import Client",
     "import hangtag.serving.loadtest.cli",

@@ -163,7 +163,7 @@ def repository(tmp_path: Path) -> Path:
 
 @pytest.fixture(params=["gRPC", "HTTP"])
 def explicit(repository: Path, request: pytest.FixtureRequest) -> Iterator[str]:
-    """The address of a server that serves the model text, and loads the model gather when a client requests it."""
+    """The address of a server that serves the model ``text`` and loads the model ``gather`` on request."""
     with running_server(repository, model_control="explicit", load_model=("text",)) as running:
         yield running.address if request.param == "gRPC" else f"http://{running.http_address}"
 

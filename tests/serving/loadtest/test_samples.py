@@ -128,7 +128,7 @@ def test_a_folder_for_each_label_is_read_in_colour_and_its_labels_are_the_models
 def test_a_multi_stream_query_holds_neighbours_from_a_random_sample(
     server: FakeServer, loadtest: Loadtest, tmp_path: Path
 ) -> None:
-    """As in LoadGen, the first sample follows the last sample."""
+    """As in LoadGen, a query that reaches the last sample continues with the first sample."""
     image = np.arange(50, dtype=np.uint8)[:, None, None].repeat(28, 1).repeat(28, 2)
     np.savez(tmp_path / "a.npz", image=image)
     measured = loadtest("fast", *QUICK, "--scenario", "multi-stream", "--samples", tmp_path / "a.npz")

@@ -133,7 +133,7 @@ def settled(count: int) -> tuple[int, ...]:
 
 
 def in_turn(*earlier: int) -> Reading:
-    """Read servers' counters, which begin at these counts, in turn. Each server answers half of the calls."""
+    """Simulate servers whose counters start at these counts and are read in rotation. Each answers half the calls."""
     turns = itertools.cycle(earlier)
     return lambda answered: next(turns) + answered // 2
 

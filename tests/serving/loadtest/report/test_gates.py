@@ -116,7 +116,7 @@ def test_a_default_run_derives_a_rate_which_gates_compare_where_both_sides_have_
     for sentence in (plain, between):
         assert (sentence.count("in flight"), sentence.count("calls/s")) == (3, 1)
         assert "left out" not in sentence
-    # The saved runs have every rate of two significant digits, because the load test rounds its own rates to two.
+    # The load test rounds the rate that it chooses to two significant digits, so save a run at every such rate.
     rates = [float(digits * 10**zeros) for digits in range(10, 100) for zeros in range(4)]
     every = (saved_run("fast", rate, saved_block([0.001])) for rate in rates)
     with_all = save(tmp_path / "all.json", *closed, *every)
