@@ -40,7 +40,7 @@ def impossibility(inputs: Mapping[str, Axes], outputs: Mapping[str, Axes]) -> st
 
 def obstacle(inputs: Mapping[str, Axes], outputs: Mapping[str, Axes]) -> str | None:
     """Return why a trial of batching would be pointless. First axes with different names may differ in size: a model
-    may turn n images into m rows. If the batch is in two axes of a tensor, the tensor cannot be split into requests."""
+    may turn n images into m rows. A tensor with two axes of the batch's size cannot be split into requests."""
     if reason := impossibility(inputs, outputs):
         return reason
     every = _every(inputs, outputs)

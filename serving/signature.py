@@ -90,7 +90,7 @@ class Signature:
         disproof: why a trial of the model ruled out batching; None if no trial ruled out batching.
 
     Raises:
-        UnsupportedModelError: a property below is read, and its ``hangtag.`` metadata is malformed. ``from_onnx`` reads
+        UnsupportedModelError: raised by a property below if its ``hangtag.`` metadata is malformed. ``from_onnx`` reads
             all properties, so that a malformed file fails when it is loaded, and not at the first request.
     """
 

@@ -78,8 +78,8 @@ class Classification:
         task: ``single_label`` or ``multi_label``.
         path_probability: the probability of the whole set; None if the model does not give this probability.
         stages: for a route, what each member computed, in order; empty for a model.
-        unsure: True if the answer is that of a model that was not sure, because the cascade's next model could not
-            answer in time.
+        unsure: True if the cascade's next model had no time or no room in its queue, so that this answer comes from a
+            model that was not sure.
     """
 
     model: str

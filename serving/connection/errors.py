@@ -49,8 +49,8 @@ def sending() -> Iterator[None]:
 
 @contextmanager
 def reading(source: str) -> Iterator[None]:
-    """Context in which to read an answer of ``source``. Turns any exception that the answer causes into a ClientError,
-    because a server may answer anything."""
+    """Return a context manager for code that reads an answer of ``source``. It turns any exception that the answer
+    causes into a ClientError, because a server may answer anything."""
     try:
         yield
     except UserError:

@@ -23,7 +23,7 @@ _NOTHING_LISTENS = re.compile("Connection refused|Connect call failed")
 # gRPC's message if gRPC cannot connect, or if the server speaks another protocol. "resol" matches "errors
 # resolving" and "DNS resolution failed".
 _NO_CONNECTION = re.compile("failed to connect|last error: |Failed parsing HTTP/2|handshake failed|resol")
-# gRPC's message for a connection that ended during a call, if the message does not match _NO_CONNECTION.
+# gRPC's message for a connection that ended during a call. A message is first compared with _NO_CONNECTION.
 _BROKEN = re.compile(
     "Socket closed|recvmsg|sendmsg|Connection reset|Connection timed out|Broken pipe|GOAWAY|keepalive|ping timeout"
 )

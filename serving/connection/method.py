@@ -9,7 +9,7 @@ from google.protobuf.message import Message
 from hangtag.protos import methods
 
 CONTROL = (methods.MODEL_LOAD, methods.MODEL_UNLOAD)
-"""Methods whose calls a connection never repeats. If the server executed the call and only its answer was lost, a
+"""Methods that a connection never retries. If the server executed the call and only its answer was lost, a
 second unload would fail, and a second load would repeat the work."""
 Response = TypeVar("Response", bound=Message)
 
@@ -18,7 +18,7 @@ Response = TypeVar("Response", bound=Message)
 class Method(Generic[Response]):
     """A method, with its ``path`` (``/package.Service/Method``) and the class of its responses.
 
-    HTTP has no streams, so a method with streams names ``single``, which is called over HTTP for each request.
+    HTTP has no streams: over HTTP, each request of a streaming method is a call of the unary method ``single``.
     """
 
     path: str

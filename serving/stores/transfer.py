@@ -44,8 +44,8 @@ def push(source: Path, url: str, *, replace: bool, report: Report) -> None:
         for file in sorted(new - old, key=lambda file: (file.path.count("/") < 2, file.path.endswith(MODEL_FILE))):
             store.write(file, root / file.path)
             report(file.path, file.size)
-        # An index needs each file's digest. The digests of files that another program has written are unknown, so an
-        # index would hide these files.
+        # If a store has an index, only the files in it are visible. An index cannot list files that another program has
+        # written, because their digests are unknown.
         if after != theirs and (store.index is not None or after == mine):
             report(INDEX, store.publish(sorted(file for files in after.values() for file in files)))
 

@@ -38,7 +38,7 @@ _ENDS_STREAM = (
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.UNIMPLEMENTED,
 )
-# UnicodeError means that DNS cannot contain the host name.
+# UnicodeError means that the host name is not a valid DNS name.
 _UNCONNECTED = (httpcore2.ConnectError, httpcore2.ConnectTimeout, httpcore2.ProxyError, UnicodeError)
 # The exceptions for a call that got no answer. asyncio raises SSLError if a TLS alert arrives late.
 _BROKEN = (*_UNCONNECTED, httpcore2.NetworkError, httpcore2.TimeoutException, httpcore2.ProtocolError, ssl.SSLError)

@@ -145,7 +145,7 @@ RENDERERS: Mapping[str, Callable[[ResultsDocument], str]] = {
     metavar="CONDITION",
     help="Exit with code 1 if this condition holds, such as 'lstm[1].p99 > 5ms'. Repeatable.",
 )
-@click.option("--baseline", type=terminal.FILE, help="Saved results, which --fail-if names 'baseline'.")
+@click.option("--baseline", type=terminal.FILE, help="Saved results, which are called 'baseline' in --fail-if.")
 @json_option("everything", terminal.FILE)
 @click.option("--csv", "csv_file", type=terminal.FILE, help="Write CSV with a line for each run.")
 @click.option("--html", "html_file", type=terminal.FILE, help="Write a page with charts.")

@@ -19,8 +19,8 @@ from hangtag.serving.loadtest.statistics.durations import (
 )
 
 OK, LOST = "OK", "UNKNOWN"  # LOST is the status of a query whose end gRPC did not report.
-# A query of an open loop is a delayed request if it was sent this many seconds later than planned. Even a busy
-# operating system wakes a thread within this time, so a delayed request shows that the generator has fallen behind.
+# A query of an open loop is a delayed request if it was sent this many seconds later than planned. Even a busy system
+# wakes a thread sooner, so a request that is delayed by this time shows that the generator has fallen behind.
 DELAYED_AFTER = 0.005
 
 

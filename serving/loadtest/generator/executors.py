@@ -164,9 +164,9 @@ UNAVAILABLE_PAUSE = 0.01
 # While answers arrive, the limits are checked at least once in this many seconds, because another process may have
 # ended the block.
 CHECK_INTERVAL = 0.002
-# If a channel's thread takes an answer at most this many seconds after it has handled the previous answer, the program
-# assumes that the thread did not sleep. In measurements, the gap was 4 to 15 µs if the answer was already there, and at
-# least 60 µs if the thread had slept.
+# If a channel's thread takes its next answer within this many seconds of handling the previous answer, the program
+# assumes that the thread did not sleep in between. In measurements, the gap was 4 to 15 µs if the answer was already
+# there, and at least 60 µs if the thread had slept.
 IDLE = 30e-6
 
 

@@ -121,7 +121,7 @@ POLL_INTERVAL = 0.1
 LEAD = 0.05
 # The load test fails if a process has not started and connected within this many seconds.
 START_TIMEOUT = 60.0 + CHECK_TIMEOUT
-# A process that has not ended this many seconds after the test is killed. If gRPC never reports the end of a call, the
+# A process is killed if it still runs this many seconds after the test. If gRPC never reports the end of a call, the
 # call's channel never closes, and the process would never end.
 EXIT_TIMEOUT = 2.0
 

@@ -27,7 +27,7 @@ def measure(
     set before the end.
 
     Raises:
-        LoadTestError: The samples have no labels, the model does not predict one class, or a call fails.
+        LoadTestError: The samples have no labels, the model is not a single-label classifier, or a call fails.
         ClientError: An answer does not follow the protocol.
     """
     description, labels = library.description, library.samples.labels

@@ -15,8 +15,8 @@ DELAYED_SHARE = 0.05
 # If the generator takes more than this share of a closed loop's latency, the latency says more about the generator than
 # about the server.
 LATENCY_SHARE = 0.5
-# Above this smaller share, the report has a note, because the generator's time in the latencies of two targets moves
-# the ratio of these latencies closer to 1.
+# If the generator takes more than this share of the latency, the report has a note: the generator's time is part of
+# every target's latency, which moves the ratio of two latencies closer to 1.
 NOTED_LATENCY_SHARE = 0.2
 # A generator process is almost saturated above this share of one CPU, because Python computes on one CPU at a time. It
 # is also almost saturated if its busiest thread computes, or waits for a CPU, for more than this share of the time.
@@ -38,7 +38,7 @@ class Run:
 
     target: str = stored("The target's name.")
     load: Load = stored()
-    blocks: tuple[BlockResult, ...] = stored("All targets' blocks of the same index ran one after another.")
+    blocks: tuple[BlockResult, ...] = stored("Blocks with the same index, one per target, ran one after another.")
     model: str = stored("The model's name on the server.", default="")
     batch_size: int = stored(default=1)
     planned_blocks: int = stored("The planned number of blocks. A run with fewer blocks is INVALID.", default=1)

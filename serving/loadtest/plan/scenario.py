@@ -201,7 +201,7 @@ class Scenario:
 
     @property
     def planned_loads(self) -> tuple[Load, ...]:
-        """The loads that are known before the run, without open loops whose rate the closed loops determine."""
+        """The loads that are known before the run: all except open loops whose rate depends on the closed loops."""
         return self.closed_loops + (() if self.derives_rate else self.open_loops(math.inf))
 
     @property

@@ -48,8 +48,8 @@ def latency_range(runs: Iterable[Run]) -> Range:
 def accuracy_and_latency(choices: Sequence[ModelPoint], looks: Looks) -> str:
     """Draw accuracy against latency, with 95 % intervals. The area of a mark is proportional to the model's size.
 
-    A dashed line is the Pareto front. The names of its targets are above their marks, and other names below, so that
-    names rarely overlap. Targets that are significantly worse than another target have hollow marks.
+    A dashed line is the Pareto front. Names of targets on the front are above their marks, and all other names below,
+    so that names rarely overlap. Targets that are significantly worse than another target have hollow marks.
     """
     with drawing("pareto", "Accuracy against latency") as picture:
         axes = picture.axes

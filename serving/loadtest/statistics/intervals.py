@@ -117,8 +117,8 @@ def _interval(estimate: float, deviations: Sequence[Values]) -> Interval:
 
 
 def _margin(sections: Sequence[Values]) -> float:
-    """Return half the width of the confidence interval for a sum of means. Each section belongs to
-    one of the means, and contains the deviation of each block from this mean."""
+    """Return half the width of the confidence interval for a sum of means. For each mean, ``sections`` has an array
+    with the deviation of each block from this mean."""
     sizes = [len(section) for section in sections]
     if min(sizes) < 2 or not all(np.isfinite(section).all() for section in sections):
         return math.nan
