@@ -78,11 +78,11 @@ def recorded(rival: Entry, data_digest: str) -> Quality | None:
 
 
 def common_pictures(rival: Entry, test: Split, image: ImageSpec, labels: Sequence[str], runs: Path) -> Split | None:
-    """Return the test pictures on which to compare a new version with the served version; None if that version
-    takes other pictures or has other labels.
+    """Return the test pictures on which to compare a new version with the served version; None if the served
+    version takes other pictures or has other labels.
 
-    The training and validation pictures of that version's run are left out, if ``runs`` has this run. But if fewer than
-    half of the test pictures would remain, too few to show that the new version is worse, all pictures are used.
+    The training and validation pictures of the served version's run are left out, if ``runs`` has this run. But if
+    fewer than half of the test pictures would remain, too few to show that the new version is worse, all are used.
     """
     old = rival.signature
     fit = None if old is None or old.image is None else old.image.fit

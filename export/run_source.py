@@ -37,8 +37,8 @@ def gate_images(
 def kept_pictures(
     config: Mapping[str, Any], expected: Answers, images: Pixels, classes: Classes | None
 ) -> dict[str, str]:
-    """Return PyTorch's answers and example pictures as metadata. The user's own pictures may be deleted later, so for
-    a run on them the answers are those to the example pictures."""
+    """Return PyTorch's answers and example pictures as metadata. For a run on the user's own pictures, which may be
+    deleted later, the metadata holds only the answers to the example pictures."""
     if classes is None:
         return kept_answers.record_answers(expected)
     chosen = kept_answers.choose_examples(expected["logits"].argmax(axis=1), classes)

@@ -48,7 +48,7 @@ def spread(items: Sequence[T], most: int) -> list[T]:
 
 
 def pictures(given: Path | Sequence[Path]) -> Sequence[Path]:
-    """Return the pictures to use as samples: at most MOST_PICTURES of a folder, by name; none for a .npz file."""
+    """Return the pictures to use: none of a .npz file; of a sorted folder, at most MOST_PICTURES, evenly spaced."""
     if not isinstance(given, Path):
         return given
     files = sorted(file for file in given.rglob("*") if file.suffix.lower() in SUFFIXES) if given.is_dir() else []

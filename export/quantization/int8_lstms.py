@@ -14,12 +14,12 @@ It adds features and hidden units whose values are the bounds of a range, and wh
 
 All scales are then constants, so an image gets the same answer, bit for bit, alone and in any batch.
 
-The weights get scales with which every processor computes the same sums. A processor with AVX2 and without 8-bit dot
-products (AVX-512 VNNI, AVX-VNNI) multiplies activations, 0 to 255, with weights, -127 to 127, and adds the products of
-two neighbouring inputs in 16 bits. A sum beyond 32,767 saturates without notice, so the file would give other answers
-on such a processor. ONNX Runtime's ``reduce_range`` avoids this by quantizing all weights to 7 bits, but that changes
-more than 1 % of the answers of ``lstm``. This module gives a column a larger scale only if two neighbouring weights
-of one sign would add up to more than 127.
+The scales of the weights are chosen so that every processor computes the same sums. A processor with AVX2 and without
+8-bit dot products (AVX-512 VNNI, AVX-VNNI) multiplies activations, 0 to 255, with weights, -127 to 127, and adds the
+products of two neighbouring inputs in 16 bits. A sum beyond 32,767 saturates without notice, so the file would give
+other answers on such a processor. ONNX Runtime's ``reduce_range`` avoids this by quantizing all weights to 7 bits, but
+that changes more than 1 % of the answers of ``lstm``. This module gives a column a larger scale only if two
+neighbouring weights of one sign would add up to more than 127.
 """
 
 import tempfile

@@ -80,13 +80,13 @@ def publish(models: Path, name: str) -> Iterator[Publication]:
 
 @contextmanager
 def _staging_folder(models: Path, name: str) -> Iterator[Path]:
-    """Make a hidden folder, and remove it at the end. First, remove the folders that killed exports left behind.
+    """Make a hidden folder, and remove it at the end. First, remove the folders of exports that were killed.
 
     The kernel locks a process's folder until the process ends, so a folder without a lock belongs to a dead process.
     """
-    # If the model is new, the hidden folder is made in the repository, because a model without a version is an error.
+    # A model's folder without a version is an error, so a new model's hidden folder is made in the repository itself.
     parent = models / name if (models / name).is_dir() else models
-    staging = parent / f"{PREFIX}{uuid.uuid4().hex}"  # named before it exists, so that Ctrl-C at any moment removes it
+    staging = parent / f"{PREFIX}{uuid.uuid4().hex}"  # set before mkdir, so that Ctrl-C at any moment leaves no folder
     with ExitStack() as lock:
         try:
             with _locked(models):  # so that no other export removes the new folder before this process locks it
@@ -105,7 +105,7 @@ def _locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
     """Hold the kernel's lock on a folder.
 
     Without ``wait``, raise OSError if another process holds the lock, or if the file system does not support locks.
-    With ``wait``, continue without a lock if the file system has no locks: then no process removes another's folder.
+    With ``wait``, continue without a lock if locks are not supported. No leftover folder is removed without its lock.
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:

@@ -25,7 +25,7 @@ from hangtag.serving.server.runtime.session import Runtime
 _FEW, _MOST_CALIBRATING = 32, 256
 """The number of samples for measuring a layer's error, and the maximum number for determining the scales."""
 _SECONDS, _MEASURING_SECONDS = 3600.0, 600.0
-"""The limits, in seconds, for a conversion without the measuring of layers, and for the measuring of layers."""
+"""The time limits, in seconds, for converting a file (without measuring its layers) and for measuring the layers."""
 _NAMED = 6
 """At most this many layers in FP32 are printed by name. The file's metadata list every layer that stays in FP32."""
 _Layer = dict[str, Any]

@@ -40,7 +40,7 @@ class Stated:
         labels: The names along the outputs' last axis.
         scores: One of SCORES.
         sources: The values that companion files state, as sentences without a full stop.
-        notes: Sentences about steps in companion files that hangtag computes differently or leaves out.
+        notes: Sentences about steps that hangtag does differently from a companion file, and about changed labels.
         problems: Sentences about companion files that could not be read.
     """
 
