@@ -74,7 +74,7 @@ def writing(path: Path) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield
     except OSError as error:
-        # If the folder's name belongs to a file, the system's message would seem to say that ``path`` exists.
+        # If a file has the folder's name, the system's message "File exists" would seem to be about ``path``.
         why = os.strerror(errno.ENOTDIR) if isinstance(error, FileExistsError) else error.strerror
         raise OutputError(f"cannot write {path}: {why}") from error
     click.echo(f"wrote {path}", err=True)

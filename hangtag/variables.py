@@ -10,8 +10,8 @@ import click
 def name_variables(command: click.Command, prefix: str) -> None:
     """Name each option's environment variable after the command and the flag: HANGTAG_HEALTH_SERVER for --server.
 
-    click would name the variable after the Python parameter (as_json for --json), and would prefer a variable that
-    applies to all commands (HANGTAG_SERVER) to the command's own variable.
+    Without this function, click would name the variable after the Python parameter (as_json for --json), and a variable
+    for all commands (HANGTAG_SERVER) would override a command's own variable.
     """
     for option, own_prefix in _options(command, prefix):
         if option.allow_from_autoenv:

@@ -49,7 +49,7 @@ def measure(
     Args:
         names: The models, as NAME (for the served version) or NAME@VERSION. If empty, the largest group of models
             in the repository that have the same signature is measured.
-        chosen: Names samples on which no model was trained. By default, these are the validation images.
+        chosen: The samples to use, on which no model was trained; by default, the validation images.
         option: The command-line option that names the samples, for error messages.
         on_step: Receives a sentence about each step, and about each model and group of pictures that is left out.
 

@@ -84,9 +84,9 @@ def draw(candidates: Sequence[Candidate], file: Path) -> None:
     """Draw accuracy against cost as a PNG file, with the Pareto front as a dashed line. Raises OutputError if the file
     cannot be written.
 
-    There is a mark for each single model, for the first candidate, whose mark is large, and for each candidate on the
-    front. For each cascade that has a mark, a line shows its results at all thresholds. Long or many names make the
-    picture larger, but not the axes smaller.
+    Each single model, each candidate on the front and the first candidate have a marker. The first candidate's marker
+    is larger. For each cascade that has a marker, a line shows the cascade's results at all thresholds. Long or many
+    names make the picture larger, but not the axes smaller.
     """
     figure = Figure((7, 5))
     axes = figure.subplots()

@@ -77,8 +77,8 @@ def choose(names: tuple[str, ...], models: Path, **given: Any) -> None:
     group of models in the repository that have the same inputs, outputs and labels. From the answers and times on this
     machine, the command computes the accuracy and the cost of each model and of each cascade of two or three models.
     Then it serves and load-tests the best few. The test images of a data set are never used. Without
-    --accuracy-at-least, a cascade may misclassify at most 0.1 % of the pictures although its last model classifies them
-    correctly. At least 2,995 pictures are needed to show that a cascade meets this limit.
+    --accuracy-at-least, at most 0.1 % of the pictures may be misclassified by a cascade but classified correctly by its
+    last model. At least 2,995 pictures are needed to show that a cascade meets this limit.
 
     If no candidate meets the requirements, the command shows the nearest candidate, writes no route, and exits with 1.
 

@@ -166,7 +166,7 @@ def promote(name: str, version: str, folder: Path) -> None:
 
     A newer version that is published in the meantime is not served, unless you promote it or give 'hangtag serve' a
     larger --num-versions. 'latest' removes the choice, so that the latest version is served. The choice is stored in
-    the file promoted.toml in the model's folder. The command also explains when running servers apply the choice.
+    the file promoted.toml in the model's folder. The command also explains how soon a server applies the choice.
 
     \b
     Examples:

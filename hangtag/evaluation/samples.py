@@ -25,7 +25,7 @@ _USED = {
     "train": ("training", "which a model classifies better than new pictures"),
     "test": ("test", "which must not influence a choice"),
 }
-"""The splits of a model's data set that must not be used as samples, each with a word for its pictures and a reason."""
+"""For each split of a model's data set that must not be used as samples: the name of its pictures, and the reason."""
 
 
 @dataclass(frozen=True)
