@@ -83,7 +83,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     ),
     "reference": Experiment(
         "Which options, environment variables and metrics are there?",
-        "no time, because the report only reads declarations",
+        "no time, because nothing is measured: the report only reads declarations",
         report="studies.reference",
     ),
 }

@@ -15,7 +15,7 @@ from typing import Any
 from hangtag.serving.loadtest.machine_check import cpu_model
 
 SIGNIFICANT_DIGITS = 6
-"""The number of significant digits in results files. Pages show at most five; a seventh digit would be noise."""
+"""The number of significant digits in results files: one more than any page shows. Further digits would be noise."""
 
 Line = dict[str, Any]
 

@@ -34,7 +34,7 @@ class Goal:
         load: The load's name.
         figure: The figure's key in UNITS.
         bound: The limit for the figure or, if there is a `reference`, for the ratio of the figures.
-        reference: The system to which `system` is compared in each round. For `bare`, the figure with batches counts.
+        reference: The system to which `system` is compared in each round. If this is `bare`, its load `batch` is used.
         system: The system that should reach the goal.
     """
 

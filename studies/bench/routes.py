@@ -63,8 +63,8 @@ COMPARISON = Comparison(
         Goal(CASCADE, "64", "p99_ms", 1.0, ACCURATE, system="route"),
         # A binomial count is within 3.29 standard deviations of its mean with a probability of 99.9 %.
         Goal("split", "calls", "deviations", 3.29, system="split"),
-        # During a tenth of the time, one of the two processors computes copies for the shadow. In `busier`, both
-        # processors are always free for calls, so a limit of 1.1 for the ratio of the p99 would be too strict.
+        # For a tenth of the time, copies for the shadow occupy one of the two processors, and calls wait for them. In
+        # `busier`, no call waits for a copy, so a limit of 1.1 for the ratio of the p99 would be too strict.
         Goal("shadow", "half", "p99_ms", 1.5, "busier", system="shadowed"),
     ),
     packages=("grpcio", "pygrpc-native", "onnxruntime", "numpy"),

@@ -1,7 +1,7 @@
 """Bare ONNX Runtime in a separate process, with the same models as the server.
 
 The threads are used in two ways: by one session with all threads, and by as many one-thread sessions as there are
-threads. The program reports the higher throughput of the two, and the median batch time of the session with all
+threads. The program reports the throughput of the faster way, and the median batch time of the session that uses all
 threads.
 """
 
