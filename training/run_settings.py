@@ -140,7 +140,7 @@ class TrainSettings(DataOptions):
         """The chosen recipe, or the default recipe for the network and data set, with the chosen changes."""
         network = entry(self.model)
         known = {recipe.name: recipe for recipe in network.recipes}
-        if network.objective is None:  # every network of a single label also has the recipe for the user's own pictures
+        if network.objective is None:  # every single-label network also has the recipe for the user's own pictures
             known.setdefault(PICTURES.name, PICTURES)
         name = self.recipe or (PICTURES.name if sources.kind_of(self.dataset) else next(iter(known)))
         if name not in known:

@@ -27,7 +27,7 @@ from hangtag.training.runs.config import RunConfig, WeightsFile, command, short_
 from hangtag.training.runs.run import REPORT, Run
 from hangtag.training.tasks.teacher import TeacherEnsemble, published_teachers
 
-_FEW_IMAGES = 500  # a percentage of fewer images is imprecise, so it is followed by the number of images
+_FEW_IMAGES = 500  # below this number of images, a percentage is imprecise, so the number of images follows it
 _TIMED_STEPS = 30  # a dry run measures the duration of at most this many steps
 
 

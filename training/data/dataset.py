@@ -61,10 +61,10 @@ class Dataset:
 
     name: str  # the value of --data, such as fashion-mnist or folder:photos
     labels: tuple[str, ...]  # the names of the classes, in the order of their indices
-    image: ImageSpec  # describes how a picture becomes an image of the splits
+    image: ImageSpec  # describes how a picture is converted to an image of the data set
     train: Split  # the split that networks learn from
-    validation: Split  # the split that selects the best epoch
-    test: Split  # the split that measures the result and selects nothing
+    validation: Split  # the split on which the best epoch is selected
+    test: Split  # the split on which the result is measured, and nothing is selected
     source: str  # the folder or file that the data set was read from
     digest: str  # data sets of different content have different digests
     notes: tuple[str, ...] = ()  # sentences for the user, for example about pictures that were left out

@@ -96,9 +96,9 @@ def prepared(file: Path, image: ImageSpec) -> Pixels:
 
 
 def _readable(source: Listing, work: Callable[[int, Picture], Picture], done: str) -> tuple[Listing, list[int]]:
-    """Call ``work`` with every picture and its index, in threads. Returns the source with the resulting pictures, and
-    their indices. Leaves out the pictures for which ``work`` raises an OSError or a PictureError. Raises
-    DataCorruptError if no picture of a class is left."""
+    """Call ``work`` with every picture and its index, in threads. Returns a pair: the source with the resulting
+    pictures, and the indices of these pictures. Leaves out the pictures for which ``work`` raises an OSError or a
+    PictureError. Raises DataCorruptError if no picture of a class is left."""
 
     def attempt(place: int, picture: Picture) -> Picture | str:
         try:

@@ -104,7 +104,7 @@ class Beam(NamedTuple):
 
     path: Tensor  # the labels in the order of prediction, INT64 [batch, MAX_LABELS]; entries after the last are -1
     path_probability: Tensor  # the probability of the path given the image, [batch]
-    probabilities: Tensor  # for each label, the share of the beam's probability in paths with it, [batch, labels]
+    probabilities: Tensor  # for each label, the probability that a path of the beam contains it, [batch, labels]
 
 
 def beam_search(network: CnnRnn, pixels: Tensor, width: int = BEAM_WIDTH) -> Beam:

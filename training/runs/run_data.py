@@ -67,7 +67,7 @@ def load(config: Mapping[str, Any], data_dir: Path | None = None, recorded: Sequ
 
 
 def changes(recorded: Sequence[Member], now: Sequence[Member]) -> str:
-    """Describe how the user's pictures differ from a run's records, which are empty for a published file."""
+    """Describe how the user's pictures differ from those that a run recorded; a published file has no records."""
     if not recorded:
         return "since then pictures were added, removed, renamed, edited or put into another class"
     before, after = ({each.path: each for each in members} for members in (recorded, now))
