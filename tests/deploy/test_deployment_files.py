@@ -142,7 +142,7 @@ def test_the_server_can_write_temporary_files(pod: dict[str, Any]) -> None:
 
 
 def test_the_network_policy_admits_clients_by_expressions_and_prometheus() -> None:
-    """kustomize's `includeSelectors` adds the server's labels to every matchLabels, but not to expressions."""
+    """kustomize's `includeSelectors` adds the server's labels to pods' matchLabels, but not to matchExpressions."""
     (labels,) = yaml.safe_load((BASE / "kustomization.yaml").read_text())["labels"]
     assert labels["includeSelectors"]
     calls, scrapes = yaml.safe_load((BASE / "network-policy.yaml").read_text())["spec"]["ingress"]

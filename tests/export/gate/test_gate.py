@@ -177,7 +177,7 @@ def test_large_logits_are_no_fault(lstm: Exported, few: Garments, tmp_path: Path
 
 
 def classifier_of(labels: int, rows: int | str) -> Model:
-    """Returns a classifier with this many labels. ``rows`` is the name or the fixed length of the axis of images."""
+    """Returns a classifier with this many labels. ``rows`` is the batch axis's name, or its fixed length."""
     return onnx_models.from_text(
         f"""(uint8[{rows}, 28, 28] image) => (float[{rows}, {labels}] logits, float[{rows}, {labels}] probabilities)
         <int64[2] flat = {{-1, 784}}> {{
