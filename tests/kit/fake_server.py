@@ -42,7 +42,7 @@ class FakeServer:
         self.versions = ["1"]
         self.configs: Mapping[str, pb.ModelConfig] = {}  # Not every server has the extension ModelConfig.
         self.keeps_statistics = True  # Not every server has the extension ModelStatistics.
-        # Returns the count that a model reports after this number of answered calls; None if it cannot be read.
+        # Computes the request count in a model's statistics from the true count. None makes the statistics unavailable.
         self.counters: Callable[[str, int], int | None] = lambda model, answered: answered
         self._numbers = itertools.count()
         self._lock = threading.Lock()

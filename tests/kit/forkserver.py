@@ -1,8 +1,8 @@
 """Forks processes from a process that has imported the modules they need, because imports take seconds.
 
 A forked process has its own working directory, environment, standard output, standard error and exit code, and receives
-signals. It leaves out only the imports at the start and Python's finalisation at the end. tests/e2e starts the console
-script instead, which leaves out nothing.
+signals. Unlike the console script, which tests/e2e starts, a forked process does not import its modules at the start,
+and does not finalise Python at the end.
 """
 
 import multiprocessing

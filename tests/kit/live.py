@@ -166,7 +166,7 @@ def number(value: float) -> Array:
 
 
 def index(*values: int) -> Array:
-    """Samples for ``gather``, which answers with ten times each index. The index 99 makes the batch fail."""
+    """Samples for ``gather``, which multiplies each index by ten. The index 99 makes the batch fail."""
     return np.array(values, np.int64)
 
 

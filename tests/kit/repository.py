@@ -1,4 +1,4 @@
-"""A model repository that a test changes, and a server of this repository with gates for batches."""
+"""A model repository that a test changes, and a server on this repository whose batches the test can hold back."""
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence

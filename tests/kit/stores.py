@@ -1,4 +1,4 @@
-"""Stores reached through links that a test can break: moto's S3, a running emulator, and a web server with TLS."""
+"""Stores behind network connections that a test can break: moto's S3, a running emulator, and a web server with TLS."""
 
 import logging
 import os

@@ -16,7 +16,7 @@ REACHES = "MUTANT_REACHES"
 CHOSEN = "MUTANT_TESTS"
 """The environment variable with a JSON file of the tests to run, in order."""
 REACHED, FAILED = "reached", "failed"
-"""Files in the folder REACHES: tests with the mutants whose functions they call, and tests that failed."""
+"""Files in the folder REACHES: the tests that call each mutant's function, and the tests that fail without mutants."""
 _seen: set[tuple[int, str]] = set()
 
 

@@ -39,8 +39,8 @@ _SUMMARY = "= short test summary info ="
 _FAILED = re.compile(r"^(?:FAILED|ERROR|ImportError while loading conftest '.*) ?\b(tests/.+?)(?: - |'\.$|$)", re.M)
 """A line of pytest's summary, or pytest's message about a conftest that a mutant breaks."""
 _NOTHING_FOUND = (0, 5, -signal.SIGKILL)
-"""pytest's exit codes if all tests pass, if there are no tests, and at the time limit. Any other code without a
-failed test means that a mutant broke a module that the conftest imports."""
+"""pytest's exit codes if all tests pass, if there are no tests, and at the time limit. If pytest ends with another
+exit code and no test failed, the mutant broke a module that the conftest imports."""
 RECORDED = Path("tests/mutants/after.jsonl")
 """The results to which new results are compared."""
 
@@ -155,8 +155,8 @@ def revived(before: Mapping[int, Result], after: Mapping[int, Result]) -> list[i
 def main(recorded: Path, checkout: Path, number: int | None, minutes: float, processes: int) -> None:
     """Run the tests against every mutant that has no line in RECORDED, and print the number of killed mutants.
 
-    A file next to RECORDED lists the tests that reach each mutant. The exit status is 1 if a mutant survives that
-    tests/mutants/after.jsonl records as killed.
+    A file next to RECORDED lists the tests that reach each mutant. The exit status is 1 if a mutant survives,
+    although tests/mutants/after.jsonl records it as killed.
     """
     checkout = checkout.resolve()
     own = checkout / "tests/mutants/mutants.jsonl"  # an older checkout may lack the file
