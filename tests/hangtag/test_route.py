@@ -135,8 +135,8 @@ def test_a_route_on_a_server_is_right_as_often_as_its_curve_says(models: Path) -
     assert served["subject"]["details"]["version"] == "1"
 
 
-# Thresholds for four samples. FIRST's answers to the samples are right and sure, right and unsure, wrong and unsure,
-# and wrong and sure.
+# Thresholds for four samples. FIRST's four answers are, in this order: correct with high confidence, correct with low
+# confidence, wrong with low confidence, and wrong with high confidence.
 
 FILE = ModelFile("any", 1, MODELS / "cnn/1/model.onnx")
 

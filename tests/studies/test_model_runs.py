@@ -1,4 +1,4 @@
-"""A short run of each study of exported files, as in `make studies-check`, records all results that its page needs."""
+"""Runs each study of exported files briefly, and checks that the study records all results that its page needs."""
 
 import itertools
 import json

@@ -89,7 +89,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_saves_no_weights(tmp_path: P
 
 
 def shown(images: torch.Tensor, folder: Path, **augmentation: Any) -> torch.Tensor:
-    """The images, uint8 [n, 28, 28], that a network receives in one epoch of these images, in random order."""
+    """Train a network on these images for one epoch. Return its inputs, uint8 [n, 28, 28], in random order."""
     plain = config(limit=len(images), epochs=1)
     recipe = replace(plain.recipe, augmentation=Augmentation(**augmentation))
     with watching() as batches:
