@@ -112,7 +112,7 @@ def test_a_call_to_a_process_that_does_not_read_its_answers_fails(monkeypatch: p
 def test_a_worker_whose_end_another_thread_sees_first_is_replaced_too(
     models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """multiprocessing checks all processes when it starts one. Here, a thread that checks records an exit code late."""
+    """multiprocessing checks all processes at each start. Here, the checking thread is slow to record an exit code."""
     wait, seen = os.waitpid, threading.Event()
 
     def waitpid(process: int, flags: int) -> tuple[int, int]:

@@ -61,7 +61,7 @@ IN_JSON: dict[object, object] = {np.inf: 2.5, -np.inf: -2.5}
 def test_every_datatype_goes_alone_as_raw_and_as_typed_contents_and_may_be_empty(
     typed: LiveServer, transport: str
 ) -> None:
-    """A tensor may be empty if its first axis is not a batch axis, or if the size of a second axis is free."""
+    """An axis of free size may have the size 0, unless it is the batch axis."""
     for datatype in onnx_models.TYPES:
         array = np.array([VALUES[datatype]] * 3, tensors.DTYPES[datatype])
         assert typed.infer(request(datatype, **{"in": array}))["out"].tolist() == [VALUES[datatype]] * 3
@@ -199,7 +199,7 @@ def test_fields_in_another_order_or_unknown_and_contents_like_a_head_are_read_as
 
     sent, longer = rows(1), rows(1, 2, 3)
     inner = b"\x3a\x08" + np.array([3, 4], np.float32).tobytes()
-    longer.raw_input_contents[0] = bytes(24 - len(inner)) + inner  # the end looks like a request's contents
+    longer.raw_input_contents[0] = bytes(24 - len(inner)) + inner  # ends like a request, with raw_input_contents
     bare = pb.ModelInferRequest()
     bare.CopyFrom(sent)
     bare.ClearField("raw_input_contents")

@@ -1,4 +1,4 @@
-"""Requests that the server refuses leave its memory without a garbage collection."""
+"""The server frees the memory of a refused request at once, without a garbage collection."""
 
 import gc
 from collections.abc import Callable, Iterator

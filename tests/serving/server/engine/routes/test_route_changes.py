@@ -1,4 +1,4 @@
-"""Which routes serve after their files, members or shadows have changed, through polling or through calls."""
+"""Changes of routes' files, members and shadows take effect by polling, or by calls to load or unload."""
 
 import grpc
 import pytest

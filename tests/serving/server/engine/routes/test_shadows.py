@@ -46,7 +46,7 @@ def until_counted(running: Running, *expected: int) -> None:
 
 
 def copied(running: Running) -> list[list[float]]:
-    """The input values of each batch of copies that the shadow model computed."""
+    """For each batch of copied calls that the shadow model computed, its inputs."""
     return [batch for batch in running.gates.batches["other"] if batch != [9]]
 
 

@@ -86,7 +86,7 @@ def test_every_example_fits_its_schema_and_every_reference_leads_somewhere(descr
 
 
 def length_in(summary: str) -> str:
-    """The length of a binary example's JSON, which the example's summary states."""
+    """The length of the JSON part of a binary example, read from the example's summary."""
     length = re.search(r"\d+", summary)
     assert length is not None
     return length[0]
