@@ -76,7 +76,7 @@ def test_a_stream_whose_deadline_passes_while_the_event_loop_is_busy_is_late(ser
             await client.infer("gather", INDEX)
             stream = client.infer_stream("gather", [INDEX] * 3, timeout=0.02)
             answers = asyncio.ensure_future(anext(stream))
-            for _ in range(turns):  # the stream takes this many steps before the event loop is blocked
+            for _ in range(turns):  # let the event loop run the stream for this many steps
                 await asyncio.sleep(0)
             pass_time(0.04)  # blocks the event loop, like a CPU-bound coroutine
             try:

@@ -155,8 +155,8 @@ CASES: dict[str, tuple[Reading, bool, bool, Iterable[int | None]]] = {
     "unreachable": (scripted(0, *settled(4), 4, 14, 14, 24), True, False, [20]),
     # Counts that span several blocks cannot be assigned to a block.
     "once-silent": (scripted(100, 110, 110, None, None, 130), False, False, [10]),
-    # Two servers share an address, and the load test reads the counters of one or both. The first counts of the two
-    # servers are equal, far apart, or close together.
+    # Two servers share an address, and the load test reads the counters of one or both. In these cases, the counts
+    # with which the two servers start are equal, far apart, or close together.
     "one-of-two": (in_turn(0), False, True, [None]),
     "together": (in_turn(0, 0), False, True, [None]),
     "first-older": (in_turn(1000, 5), False, True, [None]),

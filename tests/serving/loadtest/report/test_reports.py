@@ -61,7 +61,7 @@ def test_the_json_holds_histograms_and_their_figures(complete: Written) -> None:
         assert total["server"]["batches"] == total["server"]["requests"]
         assert total["server"]["queue"] == pytest.approx(0.002)
     starts = sorted(each["start"] for run in measured.runs for each in run["total"]["timeline"])
-    assert starts[-1] > 4 * 0.6  # each start counts from the beginning of the test, not of its block
+    assert starts[-1] > 4 * 0.6  # start times are relative to the beginning of the test, not of the block
     assert {target["answering_version"] for target in measured.document["targets"]} == {"7"}
     machine = measured.document["environment"]
     assert machine["CPU"]
