@@ -132,13 +132,13 @@ def _reserve(size: int, wait_seconds: float) -> Iterator[None]:
 
 
 class _File(io.BytesIO):
-    """A file from which only a limited number of pieces can be read."""
+    """A file in memory that limits the number of reads and the number of compressed PNG chunks."""
 
     reads_left = _MAX_HEADER_READS
     compressed_left = _MAX_COMPRESSED
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Raise InvalidRequestError if the file has too many pieces or too many compressed chunks."""
+        """Raise InvalidRequestError after too many reads or too many compressed chunks."""
         piece = super().read(size)
         self.reads_left -= 1
         if len(piece) == 8 and piece[4:] in _COMPRESSED:  # a chunk's length and kind
@@ -175,8 +175,8 @@ def _decoding_bytes(image: ImageFile, data: bytes) -> int:
     A baseline JPEG is decoded row by row. For a JPEG of several scans, libjpeg holds all coefficients, of 16 bits,
     until the last scan is decoded. Pillow decodes each WebP as an animation, with two canvases and a copy of one
     canvas. A lossless part may have five Huffman tables of 1 KiB for each block of 4 by 4 pixels. These tables take as
-    few as 28 bits in the file. Tables that take more bits can be larger in memory. Only a decoder knows how many tables
-    there are, so this function assumes the largest possible number.
+    few as 28 bits in the file. A table that takes more bits in the file can also take more memory. Only a decoder knows
+    how many tables there are, so this function assumes the largest possible number.
     """
     pixels = image.width * image.height
     if isinstance(image, JpegImageFile) and _has_several_scans(image, data):
