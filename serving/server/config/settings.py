@@ -8,7 +8,7 @@ from hangtag.settings import setting
 MOST_SECONDS = 2_000_000
 """The maximum of every duration in seconds, because gRPC's core counts milliseconds in 31 bits."""
 MOST_SAMPLES = 4096
-"""The upper limit of every setting for a batch size."""
+"""The largest batch size that a setting accepts."""
 ModelLimit = tuple[str, int]
 """A model's name, and the maximum number of samples in one batch of this model."""
 OFF = -1
