@@ -101,8 +101,8 @@ class ComputePool:
             self._wake()
 
     def _wake(self, *, needed: bool = False) -> None:
-        """Let a thread look for work. If none waits, start a further thread, provided that it is ``needed``, or that a
-        batch is due. Callers must hold the lock."""
+        """Let a thread look for work. If no thread waits, start one if it is ``needed``, if a batch is due, or if fewer
+        than ``threads`` threads run. Callers must hold the lock."""
         if self._waking:
             return  # a woken thread will look for work, and wakes the next thread when it takes some
         if self._waiting:
@@ -198,7 +198,7 @@ class ComputePool:
                     self._receiver = None
                 if work is not None:
                     self._computing.add(threading.get_ident())
-                    # before this thread computes, another thread receives calls or takes another batch
+                    # wake another thread, to receive calls or take the next batch while this thread computes
                     if self._receive is not None and self._receiver is None:
                         may_receive = self._may_receive(len(self._running) - self._waiting)
                         if may_receive:
@@ -224,7 +224,7 @@ class ComputePool:
                 self._waking = max(0, self._waking - 1)
 
     def _may_receive(self, others: int) -> bool:
-        """Whether a thread may receive calls, if none does so now; ``others`` is the number of working threads. If too
+        """Whether a thread may start to receive calls while ``others`` threads work and none receives calls. If too
         many threads worked, they would take the interpreter lock from each other, and batches would be smaller."""
         return self._receive is not None and (self._summoned or others < self.threads)
 

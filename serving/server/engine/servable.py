@@ -36,8 +36,8 @@ class Servable(Protocol):
         """Raise QueueFullError if the queue is known to be full before the request is decoded."""
 
     def check(self, inputs: Tensors, datatypes: Mapping[str, str]) -> tuple[int, Hashable]:
-        """Return a request's number of samples and its `Call.batch_key`, which only shapes and the protocol's datatypes
-        determine. Raises InvalidRequestError if the request does not match the signature."""
+        """Return a request's number of samples and its `Call.batch_key`. Both depend only on the inputs' shapes and
+        ``datatypes``. Raises InvalidRequestError if the request does not match the signature."""
 
     def put(self, call: Call) -> None:
         """Queue a call that ``check`` has admitted. If this method raises an error, the call has no outcome yet.

@@ -36,7 +36,7 @@ class RouteControl:
         self._models = engine.config.models
         self._unused: set[str] = set()  # names whose route.toml is ignored
         self._resolved: dict[str, ServedRoute] = {}  # the routes that this ``refresh`` resolved, each after its members
-        self._reasons: dict[str, str] = {}  # why resolved routes do not serve with the settings of their files
+        self._reasons: dict[str, str] = {}  # route -> why it does not serve as its file says
 
     def among(self, names: Iterable[str]) -> set[str]:
         """Return which of these names are routes, including routes whose folders cannot be read now. Log once if a
@@ -57,7 +57,7 @@ class RouteControl:
 
     def want(self, names: set[str]) -> None:
         """From the next ``refresh`` on, serve only these routes, with the current contents of their files."""
-        for name in self.wanted.keys() - names:  # a model with this name must not keep the route's failure
+        for name in self.wanted.keys() - names:  # forget the route's failures, as a model may take its name
             self._loader.forget_others(name, ())
         self.wanted = {name: self._read(name) for name in names}
 
@@ -173,7 +173,7 @@ class RouteControl:
         return shadow, ""
 
     def _servable(self, what: str, member: Member, above: tuple[str, ...]) -> Servable:
-        """Return the model or route of a member or shadow, or raise UserError, whose message begins with ``what``."""
+        """Return ``member``'s model or route. If it does not serve, raise a UserError that begins with ``what``."""
         name, version = member
         is_a_route = is_route(self._models, name)
         if is_a_route and name in self.wanted:

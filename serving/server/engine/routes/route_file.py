@@ -154,8 +154,8 @@ class RouteSettings:
         return min(bisect(bounds, point * bounds[-1]), len(bounds) - 1)
 
     def compared_output(self, signature: Signature) -> str:
-        """Return the output that a shadow compares, whose highest value is at the index of the label. Raises StartError
-        if there is none."""
+        """Return the name of the output to compare with the shadow's. The index of its highest value is the label.
+        Raises StartError if there is no such output."""
         if self.acceptance is not None:
             return self.acceptance.output
         for spec in signature.outputs:
