@@ -9,7 +9,7 @@ from hangtag.serving.server.errors import StartError
 GRPC_SOCKET, GRPCIO_SOCKET, HTTP_SOCKET, METRICS_SOCKET = "grpc.sock", "grpcio.sock", "http.sock", "metrics.sock"
 """The names of the Unix sockets on which a server behind Envoy listens. With native, grpcio has its own socket."""
 GRPC, HTTP, METRICS = "port", "http-port", "metrics-port"
-"""The purposes of ports. Each purpose has the name of the option that sets its port."""
+"""The purposes of ports, each named after the option that sets the port."""
 _PURPOSES = {
     GRPC: ("", ""),
     HTTP: (" for HTTP", ", -1 turns HTTP off"),

@@ -33,7 +33,7 @@ class WatchedFiles(Generic[T]):
 
     def __init__(self, what: str, paths: Sequence[Path], read: Callable[[], T], check_seconds: float) -> None:
         """Read the files, and check them again at most every ``check_seconds``. ``read`` returns the value, and raises
-        StartError if the files are not valid. In the log, the files are called ``what``, a plural noun."""
+        StartError if the files are not valid. ``what`` is the plural noun that names the files in the log."""
         self._what = what
         self._paths = tuple(paths)
         self._read = read
