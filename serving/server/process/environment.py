@@ -1,6 +1,6 @@
-"""Prepares a process of the command ``hangtag`` or a worker. Every command imports this module, so it imports little.
-Importing hangtag never prepares the process. A program that runs a ``Server`` itself may call ``prepare`` before its
-imports; otherwise the server works with gRPC's defaults, and gRPC's core prints to standard error."""
+"""Prepares the process of a ``hangtag`` command or of a worker. Every command imports this module, so it imports
+little. Importing hangtag never prepares the process. A program that runs a ``Server`` itself may call ``prepare``
+before its imports; otherwise the server works with gRPC's defaults, and gRPC's core prints to standard error."""
 
 import ctypes
 import os
@@ -31,10 +31,10 @@ def prepare() -> None:
 def give_back_large_blocks() -> None:
     """Make glibc map each block of a MiB or more separately, so that a freed block goes back to the system.
 
-    By default, each time a separately mapped block is freed, glibc raises the threshold for such blocks to the size of
-    that block, up to 32 MiB, and takes smaller blocks from the heap. There a freed block leaves a hole that is often
-    too small for the next block, so the memory of a server whose models are replaced would grow. This function does
-    nothing if MALLOC_MMAP_THRESHOLD_ is set, or if the C library is not glibc. Source: mallopt(3).
+    By default, glibc takes blocks below a threshold from the heap. Each time it frees a larger block, the threshold
+    rises to the size of that block, up to 32 MiB. In the heap, a freed block leaves a hole that is often too small for
+    the next block, so the memory of a server whose models are replaced would grow. This function does nothing if
+    MALLOC_MMAP_THRESHOLD_ is set, or if the C library is not glibc. Source: mallopt(3).
     """
     set_option = getattr(ctypes.CDLL(None), "mallopt", None)
     if set_option is not None and "MALLOC_MMAP_THRESHOLD_" not in os.environ:

@@ -248,7 +248,7 @@ class Supervisor:
                 if not is_made:
                     raise
                 reason = str(error)
-                log.warning("worker is replaced: it could not repeat a change", worker=worker.number, reason=reason)
+                log.warning("worker is replaced: it failed to load/unload a model", worker=worker.number, reason=reason)
                 worker.kill()
             else:
                 is_made = True
