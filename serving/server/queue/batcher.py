@@ -82,7 +82,7 @@ class Batcher:
         return len(self._computing)
 
     def raise_if_queue_full(self) -> None:
-        """Raise QueueFullError while max_queue_size calls wait, which saves the decoding of a request."""
+        """Raise QueueFullError while max_queue_size calls wait, so that a request is refused before it is decoded."""
         if self.waiting >= self.max_queue_size:
             raise QueueFullError(
                 f"{self.waiting} requests are waiting, and the queue holds no more; try again later with a back-off, "

@@ -17,7 +17,7 @@ log = structlog.get_logger()
 Tensors = Mapping[str, npt.NDArray[Any]]
 """Arrays by the names of a model's inputs or outputs."""
 
-# A client cancels its call when the deadline passes by the client's own clock. gRPC's core sends a deadline that is
+# A client cancels its call when the deadline has passed on the client's clock. gRPC's core sends a deadline that is
 # rounded up by at most a hundredth of the time left (timeout_encoding.cc). So a cancellation this close to the deadline
 # counts as an exceeded deadline. The additional millisecond allows for the time on the network.
 _SLACK_SHARE = 0.01
@@ -64,7 +64,7 @@ class Call(ABC):
     held_until: float
     """The time until which the batcher may hold the call back to fill a batch."""
     ready_by: float
-    """The time by which the call's batch must be finished, some time before its deadline; infinity if it has none."""
+    """The time by which the call's batch must be finished: the deadline or earlier; infinity without a deadline."""
     queue_ns: int
     """Nanoseconds from ``enqueued`` until the call's batch was taken."""
     row: int

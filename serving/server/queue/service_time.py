@@ -11,8 +11,8 @@ _NEWEST_SHARE = 0.2  # weight of the newest batch in the running mean of its siz
 _WEIGHT_DECAY = 0.98  # each size class keeps this share of its weight whenever a batch is observed
 _MIN_WEIGHT = 0.01  # each size class keeps at least this weight, because one class alone gives no slope
 _STALL_FACTOR = 4.0
-"""A measured time is capped at this many times the mean of its size class, because the machine may have paused. In
-a class without a mean, the cap is this many times the predicted time."""
+"""A measured time is capped at this many times the mean time of its size class, because the machine may have paused.
+The first measured time of a class is capped at this many times the predicted time, if there is a prediction."""
 
 
 class ServiceTime:
