@@ -46,9 +46,9 @@ _TEXT_FORMATS = ("text {}", "{}")  # tried in this order; some models accept onl
 
 
 class Extent(NamedTuple):
-    """The limits of a trial: the batch sizes, the number of different samples, the number of lengths, and the number of
-    values in an input, because a file may declare axes that are too large for any memory. A trial stops after
-    ``seconds``, but always tries at least one length."""
+    """The limits of a trial: the batch sizes, the number of different samples, the number of lengths tried for dynamic
+    axes, and the number of values in an input, because a file may declare axes that are too large for any memory. A
+    trial stops after ``seconds``, but always tries at least one length."""
 
     sizes: tuple[int, ...]
     samples: int = 7
@@ -196,8 +196,8 @@ def _sample(
 
 
 def _tolerances(runtime: Runtime, operators: Set[str]) -> Mapping[int, _Tolerance]:
-    """Return the tolerances by a float's size in bytes. A model that quantizes to 8 bits gets larger ones, unless it
-    has DynamicQuantize layers, whose scales make each row depend on the rest of the batch."""
+    """Return the tolerances by a float's size in bytes. They are larger for a model quantized to 8 bits, unless it has
+    DynamicQuantize layers: these make rows depend on each other, which a larger tolerance could hide."""
     kinds = {operator.rpartition(".")[2] for operator in operators}
     in_8_bits = any(kind.startswith(("QuantizeLinear", "QLinear", "QGemm")) for kind in kinds)
     if in_8_bits and not any(kind.startswith("DynamicQuantize") for kind in kinds):

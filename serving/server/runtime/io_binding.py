@@ -1,5 +1,5 @@
 """Computes with ONNX Runtime's IO binding, in which a session reads and writes buffers, and with CUDA graphs. Threads
-share buffers for a few batch sizes (buckets), which are used only if their answers equal the session's."""
+share buffers for a few batch sizes (buckets). Buffers are used only if the answers are the same as without them."""
 
 import ctypes
 import math
@@ -34,7 +34,7 @@ _RECURRENT = {"LSTM", "GRU", "RNN"}
 
 _TOLERANCE = 0.01  # wide, because the check looks for wrong rows, not for differences in rounding
 _GRAPHS_GAIN = 0.95  # graphs are used if they take less than this share of the time without graphs
-_CHECKS = 2  # because a graph that always reads the inputs of its capture would pass a single check
+_CHECKS = 2  # because a CUDA graph that ignores new inputs would pass the first check, in which it is captured
 _RUNS = 7
 _ENOUGH_SECONDS = 0.03  # the time for measuring each way to compute a batch, short so that the server starts soon
 
@@ -227,7 +227,7 @@ def require_faster(graphs: Buffers, other: Buffers, signature: Signature) -> Non
 
 
 def _shortest(compute: Callable[[Tensors], object], inputs: Tensors) -> float:
-    """Return the seconds of the fastest of several runs, which other work on the machine delayed least."""
+    """Return the seconds of the fastest of several runs, because other work on the machine may delay some runs."""
     runs: list[float] = []
     while len(runs) < 2 or (len(runs) < _RUNS and sum(runs) < _ENOUGH_SECONDS):
         started = time.perf_counter()

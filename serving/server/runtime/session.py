@@ -127,8 +127,8 @@ class Runtime:
             raise InferenceError(f"ONNX Runtime failed: {error}") from error
 
     def warm_up(self, batch_sizes: Sequence[int]) -> None:
-        """Run zeros once at each batch size, so that no caller waits for first allocations. Raise ModelLoadError if the
-        model cannot compute, or its inputs do not fit into memory."""
+        """Compute one batch of zeros of each size, so that no caller waits for first allocations. Raise ModelLoadError
+        if the model cannot compute, or its inputs do not fit into memory."""
         for size in batch_sizes if self.signature.batched else [1]:
             try:
                 inputs = zeros(self.signature, size)
@@ -184,8 +184,8 @@ class Runtime:
             except Exception as error:
                 self.notes["no_cuda_graphs"] = str(error)
             else:
-                # The graphs' session replaces the first session, so that the device holds one copy of the model. The
-                # graphs' session also computes batches that have no graph.
+                # The session with the CUDA graphs replaces the first session, so that the device holds one copy of the
+                # model. The session also computes batches that are too large for its CUDA graphs.
                 self._session, self._buffers, self._run_options = graphs.session, graphs, graph_options(-1)
                 self.cuda_graphs = True
         if memory.problem and not on_cpu:
