@@ -41,7 +41,7 @@ class RateLimit:
         self._burst = burst
         self._clock = clock
         self._lock = threading.Lock()
-        self._seen: dict[tuple[str, ...], tuple[float, int]] = {}  # event and subject -> start and lines of its period
+        self._seen: dict[tuple[str, ...], tuple[float, int]] = {}  # event and subject -> start of a period, lines in it
 
     def __call__(self, _logger: object, method: str, event_dict: EventDict) -> EventDict:
         problem = method in _PROBLEMS
@@ -93,8 +93,8 @@ class _Writer:
 
 
 def _without_values(record: logging.LogRecord) -> dict[str, str]:
-    """Return a record's message format, and the type and source line of its exception. A message without
-    arguments may already contain values, and so may an exception's message, so neither message is written."""
+    """Return a record's message format, and the type and source line of its exception. Leave out
+    the exception's message, and a log message without arguments, because both may contain callers' values."""
     fields = {"reason": str(record.msg)} if record.args else {}
     error = record.exc_info[1] if record.exc_info else None
     if error is not None:

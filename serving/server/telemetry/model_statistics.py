@@ -25,7 +25,7 @@ def first(one: Any, other: Any) -> Any:
 
 
 def merge(one: Any, other: Any) -> Any:
-    """Combine a field's values from two processes, unless the field declares another rule. Numbers are added, including
+    """Combine two processes' values of a field that declares no merge function of its own. Numbers are added, including
     numbers in tuples. Mappings are joined, and values of the same key are combined. The merge of two texts is the
     non-empty text, and the merge of two booleans is a logical or. None is ignored."""
     match one:
@@ -78,7 +78,7 @@ _NO_SECONDS, _NO_BATCHES = BucketHistogram.of(SECONDS_BOUNDS), BucketHistogram.o
 
 
 class StageTimings(NamedTuple):
-    """The part of a request to a route that one member answered, and how long each step took."""
+    """The samples of a request that one member of a route answered, and how long each step took."""
 
     member: str
     """The member's name, NAME or NAME@VERSION, as in the route's file."""

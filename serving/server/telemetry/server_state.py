@@ -41,7 +41,7 @@ class ShadowCounts(Mergeable):
     samples: int = 0
     """Samples of the compared requests."""
     agreed: int = 0
-    """Compared samples for which both answers have the same most probable label."""
+    """Samples whose most probable label is the same in the shadow's answer and in the caller's answer."""
     largest_difference: float = field(default=0.0, metadata={"merge": max})
     """The largest difference between two values of an output."""
 
