@@ -42,8 +42,8 @@ _METHODS = (MODEL_INFER, CLASSIFY)
 _INFER_ID = _METHODS.index(MODEL_INFER)
 _MAX_EVENTS = 256  # the most events that are taken from the library at a time
 _TIMEOUT_HEADER = "grpc-timeout"
-"""The library reads the deadline from this header. The key of a call's event is the header's value, as bytes. Without
-the header, the key is the caller's address, a str. If the library cannot parse the value, the call has no deadline."""
+"""The library reads a call's deadline from this header. In the call's event, ``key`` is the header's value (bytes) or,
+without the header, the caller's address (str). If the library cannot parse the value, the call has no deadline."""
 _IO_THREADS = 1  # suffices for the answers of two computing threads
 _MAX_METADATA_BYTES = 16 * 1024  # gRPC's core has the same limit
 _MAX_SOCKET_PATH = 107  # bytes; the size of Linux' sockaddr_un.sun_path without the final zero

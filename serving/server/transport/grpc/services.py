@@ -52,7 +52,7 @@ class Handlers(grpc.GenericRpcHandler):
                 self.intake.admit(details.invocation_metadata, queries=details.method in INFERENCE_METHODS)
             except ServerError as error:
                 self.intake.record_failure(Origin(""), error)
-                # grpcio calls a handler for request streams before a message has arrived, so it can refuse any method
+                # a handler for request streams can refuse any method, because grpcio calls it before a message arrives
                 return grpc.stream_unary_rpc_method_handler(partial(_refuse, error, details.method))
         return self._handlers.get(details.method)
 

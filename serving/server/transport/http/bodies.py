@@ -63,7 +63,7 @@ async def decompressed(request: HttpRequest) -> bytes:
 
 
 def decompress(request: HttpRequest) -> bytes:
-    """Return the body of a request without its Content-Encoding, and remove the body from the request. A gzip body has
+    """Remove the body from a request, decompress it as its Content-Encoding says, and return it. A gzip body has
     one or several members (RFC 1952). Decompression stops when the result exceeds the limit of a body, or of all bodies
     together. Raises UnsupportedEncodingError, MessageTooLargeError, InvalidRequestError if the body is damaged, and the
     errors of `BodyBudget.hold`."""

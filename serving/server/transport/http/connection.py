@@ -191,7 +191,7 @@ class Connection(asyncio.Protocol):
         self._go_on()
 
     def _go_on(self) -> None:
-        """Send the known responses in the order of the requests, and begin to answer the request after them."""
+        """Send the responses that are ready, in the order of the requests, and start to answer the next request."""
         while self._requests and self._answered is None and self._writes:
             request = self._requests[0]
             if not request.is_answered:

@@ -24,7 +24,7 @@ is one tensor."""
 _LENGTH = re.compile(rb"[0-9]{1,3}")  # at most 999 bytes, because each plan keeps its JSON
 _MAX_HEAD = 512  # the assumed maximum size of the JSON in a response with a plan, in bytes
 _HEAD = b"%b %b"
-"""The head of a request with a plan: its target and its JSON."""
+"""The key of a plan in `Plans.by_head`: the request's target, and the JSON of its body."""
 
 
 def find_plan(plans: Plans, request: HttpRequest) -> Plan | None:
