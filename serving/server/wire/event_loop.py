@@ -32,8 +32,8 @@ Result = TypeVar("Result")
 log = structlog.get_logger()
 
 _SWITCH_SECONDS = 0.001
-"""How long a thread may keep the interpreter lock while another thread waits for it. With Python's default of 5 ms, the
-loop and the computation alternated, and 64 HTTP connections got 20 % fewer answers per second."""
+"""How long a thread may keep the interpreter lock while another thread waits for it. With Python's default of 5 ms,
+the event loop and the computation delayed each other, and 64 HTTP connections got 20 % fewer answers per second."""
 
 _starting = threading.Lock()
 _loop: asyncio.AbstractEventLoop | None = None
@@ -92,7 +92,7 @@ class LoopCall(TransportCall):
         self.calls.hand_over(self)
 
     def refuse(self, error: Exception) -> None:
-        # A traceback keeps the call in memory. Only a bug's error keeps its traceback, because the log shows it.
+        # A traceback keeps the call in memory, so only an unexpected error keeps its traceback, for the log.
         self.outcome = error.with_traceback(None) if isinstance(error, ServerError) else error
         self.calls.hand_over(self)
 

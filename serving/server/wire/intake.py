@@ -63,7 +63,7 @@ class Intake:
         self.decoding_threads = ThreadPoolExecutor(usable_cpus(), thread_name_prefix="decode")
         """Decode pictures and large messages, so that decoding does not block the threads that receive calls."""
         self.threads_for_large = ThreadPoolExecutor(usable_cpus(), thread_name_prefix="decode-large")
-        """Decode large pictures, which on these threads may wait for memory without a delay for other requests."""
+        """These threads decode large pictures, and may wait for memory. Other threads decode the other requests."""
         self._digests: WatchedFiles[tuple[bytes, ...]] | None = None
         if (file := config.token_file) is not None:
             self._digests = WatchedFiles("tokens", [file], lambda: _digests_of(file), limits.file_check_seconds)

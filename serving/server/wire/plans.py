@@ -181,7 +181,7 @@ def admit(
 
 
 def earlier_deadline(microseconds: int, deadline: float | None) -> float:
-    """Return the earlier of ``deadline`` and now plus ``microseconds``, which must be above 0 (InvalidRequestError)."""
+    """Return min(``deadline``, now + ``microseconds``). Raises InvalidRequestError if ``microseconds`` is below 1."""
     if microseconds <= 0:
         raise InvalidRequestError(
             f"the parameter {TIMEOUT!r} must be an int64 of microseconds above 0, not {microseconds}"

@@ -60,7 +60,7 @@ class TransportCall(Call):
     encode: Callable[[InferenceResult], Any]
     """Turns the model's result into the transport's response, or raises ServerError. Called only once."""
     outputs: Sequence[str] = ()
-    """The outputs that are sent whole, so that the response has at least their size. May be empty."""
+    """The outputs whose values are all sent. The response is at least as large as these outputs. May be empty."""
     plan: "Plan | None" = None
 
     @abstractmethod
