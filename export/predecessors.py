@@ -19,8 +19,8 @@ from hangtag.training.data.dataset import Split, pixels_digest
 from hangtag.training.runs.run import Run
 
 CHANCE = 1.645
-"""The largest loss of accuracy, in standard errors, that is attributed to chance. On independent test sets, a new
-version that is as accurate as the served version would lose more with a probability of 5 %. On the same images, the
+"""The largest loss of accuracy, in standard errors, that is attributed to chance. On independent test sets, the
+measured loss of an equally accurate new version exceeds this bound with a probability of 5 %. On the same images, the
 probability is lower. With 10,000 images and an accuracy of 87 %, the bound is 0.78 points. With different seeds, the
 accuracy of one of the study's recipes varies by up to 0.67 points (studies/finished/accuracy.jsonl)."""
 
@@ -155,7 +155,7 @@ def compare(
 
 
 def _routes(rival: Entry) -> str:
-    """Return a clause that names the routes that would not work with another contract; empty if there are none."""
+    """Return a clause that names the routes that a new signature of this model would break; empty if there are none."""
     models, routes = rival.path.parents[2], []
     for route in inventory.routes(models):
         try:

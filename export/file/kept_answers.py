@@ -17,7 +17,7 @@ from hangtag.training.data.dataset import Classes
 
 IMAGES = 32
 _NUMBERS, _LEAST = 1_600, 4
-"""A file keeps at most _NUMBERS numbers of each output, but the answers to at least _LEAST images."""
+"""If a file keeps the answers to more than _LEAST images, these have at most _NUMBERS numbers for each output."""
 _MOST = 16
 _MOST_BYTES = 512_000
 """The limit for the total size of all examples. A file keeps fewer examples if its pictures are large."""

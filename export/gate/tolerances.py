@@ -43,7 +43,7 @@ class Tolerances:
     its scales come from real images, which need not contain black or white pixels."""
 
     def one_image(self, images: int) -> float:
-        """Return the tolerance that lets one image get another label, 1 / images; 0 if no image may get another label.
+        """Return the share of the images whose label may change: 1 / images if one label may change, 0 if none may.
 
         With fewer than 100 images, an agreement of 99 % would allow no change at all. No image may get another label if
         there are fewer than 20 images, or if the required agreement is 1, as for FP32.
