@@ -120,7 +120,7 @@ def test_a_published_and_a_served_model_find_the_pictures_of_their_run(
         for way in ways:
             message = refusal("evaluate", *way)
             assert (
-                "folder:photos, are not in the current folder, and no other folder is recorded. Give their folder"
+                "folder:photos, are not in the current folder, and no absolute path is recorded. Give their folder"
                 in message
             )
             assert evaluated(*way, "--data-dir", "here/photos")["data"]["images"] == 3

@@ -29,8 +29,8 @@ class OwnPictures:
     size: tuple[int, int] | None = None  # height and width of the images
     channels: int | None = None  # 1 for grey, 3 for colour
     fit: str = "stretch"  # one of image_spec.FITS: how pictures of other sizes are converted
-    validation_share: float = 0.1  # the part of each class for validation, if the source has no validation split
-    test_share: float = 0.1  # the part of each class for the test, if the source has no test split
+    validation_share: float = 0.1  # the fraction of each class in the validation split, if the source has none
+    test_share: float = 0.1  # the fraction of each class in the test split, if the source has none
     split_seed: int = 0  # the seed of the random division into splits
 
 

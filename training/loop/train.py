@@ -31,8 +31,8 @@ from hangtag.training.tasks.task import MultiLabelTask, SingleLabelTask, Task
 from hangtag.training.tasks.teacher import Teacher
 
 SYNC_INTERVAL = 10
-"""The number of steps after which the sums of the losses are read. Reading a loss makes the GPU finish its work, so the
-sums are not read after every step."""
+"""The number of steps after which the sums of the losses are read. To read a sum, the CPU waits for the GPU to
+finish its work, so the sums are not read after every step."""
 
 
 def train(

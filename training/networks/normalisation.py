@@ -1,4 +1,4 @@
-"""Normalises pixels, which is the only preprocessing, and layers' outputs (batch normalisation). After training, each
+"""Normalises pixels (the only preprocessing) and the outputs of layers (batch normalisation). After training, each
 batch normalisation is folded into the weights of the layer before it."""
 
 import copy

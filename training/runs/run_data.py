@@ -48,7 +48,7 @@ def load(config: Mapping[str, Any], data_dir: Path | None = None, recorded: Sequ
         name = f"{kind}:{data_dir}"
     elif not (place := listing.place_of(name)).exists():
         # A run records the absolute path, but a published file omits the folders of the machine that wrote it.
-        where = "there" if place.is_absolute() else "in the current folder, and no other folder is recorded"
+        where = "there" if place.is_absolute() else "in the current folder, and no absolute path is recorded"
         raise DataNotFoundError(
             f"the training pictures, {name}, are not {where}. Give their folder, or their CSV file, with --data-dir."
         )
