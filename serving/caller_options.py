@@ -15,7 +15,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 _FILE = click.Path(dir_okay=False, path_type=Path)
 # the help texts of the options, by the names of the fields of Credentials
 _CREDENTIALS = {
-    "tls_ca": "Use TLS, and trust servers whose certificate an authority in this PEM file signed.",
+    "tls_ca": "Use TLS, and trust servers with a certificate signed by an authority in this PEM file.",
     "tls_cert": "This client's own certificate (PEM), if the server verifies clients. Needs --tls-key.",
     "tls_key": "The private key of --tls-cert (PEM, not encrypted).",
     "token_file": "Send the first line of this file as a bearer token.",

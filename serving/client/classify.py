@@ -104,8 +104,8 @@ def classify(
     expanded = [picture_files.expand(path) for path in images]
     files = [file for pictures, _ in expanded for file in pictures]
     if count := sum(others for _, others in expanded):
-        kinds = ("file whose name does not end", "files whose names do not end")
-        click.echo(f"Left out {counted(count, *kinds)} in {', '.join(SUFFIXES)}.", err=True)
+        kinds = ("file whose name has none of the endings", "files whose names have none of the endings")
+        click.echo(f"Left out {counted(count, *kinds)} {', '.join(SUFFIXES)}.", err=True)
     names = Counter(file.name for file in files)
     console = Console()
     drawn = console.is_terminal if draw is None else draw

@@ -1,4 +1,4 @@
-"""A method of a gRPC service. Each call of a connection, even over HTTP, has such a method as its first argument."""
+"""A gRPC method, which is the first argument of a connection's functions `call` and `stream`, even over HTTP."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

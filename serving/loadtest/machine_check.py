@@ -54,8 +54,8 @@ def listeners(address: str) -> set[int]:
 
 
 # The shortest measurement in seconds. The kernel counts CPU time in ticks, usually of 10 ms. In a shorter measurement
-# on two CPUs, an error of two ticks would change the share by over 4 percentage points, although a share of 10 %
-# already makes a run doubtful.
+# on two CPUs, an error of two ticks would change the share by over 4 percentage points. That is too much, because a
+# share of 10 % already makes a run doubtful.
 SHORTEST = 0.25
 
 

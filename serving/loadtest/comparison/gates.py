@@ -56,8 +56,8 @@ class Figure:
     def values(self, results: SavedResults) -> dict[Load | None, float]:
         """Return the metric's value under each load. For a metric of the whole test, the only key is None.
 
-        A missing value is NaN. The value of a baseline's INVALID run is NaN too, because such a baseline could hide a
-        regression.
+        A missing value is NaN. If a baseline's run is INVALID, its value is NaN too, because an invalid value could
+        hide a regression.
         """
         if self.metric in TEST_METRICS:
             known = results.accuracies if self.metric == "accuracy" else results.peaks

@@ -209,7 +209,7 @@ class ClosedLoopExecutor(Executor):
         if self._end.value or limits.exceeded(elapsed, queries) or limits.reached(elapsed, queries):
             self._stop(now)
             return
-        # A query count cannot be reached until at least one process has completed its share of the remaining queries.
+        # Until at least one of N processes has completed 1 / N of the missing queries, their total is below the count.
         missing = [count - queries for count in (limits.min_query_count, limits.max_query_count) if count > queries]
         self._answers_to_check = max(min(missing) // self._share.processes, 1)
         ends = [end for end in (limits.min_duration, limits.max_duration) if end > elapsed]

@@ -72,7 +72,7 @@ class ServerCounts:
                     return None
                 counters = again
             growth = counters.since(last)
-            # If no query is missing now, the server had counted late, or it also counts the queries of other clients.
+            # If the counters now cover all queries, they had been updated late, or they include other clients' queries.
             if growth is None or growth.count < few:
                 if growth is None or ended[UNREACHABLE]:
                     self.restarted.add((block.load, target))

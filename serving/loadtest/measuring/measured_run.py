@@ -208,7 +208,7 @@ class Run:
 
     @property
     def verdict(self) -> str:
-        """A sentence about the percentile, with 99 % confidence; empty unless the run is VALID and judged."""
+        """A sentence about the percentile's bound at 99 % confidence; empty unless the run is VALID and `judged`."""
         bound = self.percentile_bound
         if not (self.judged and self.valid) or bound is None:
             return ""

@@ -124,7 +124,7 @@ def test_a_folder_stands_for_its_images_and_a_dash_for_standard_input(
     (tmp_path / "notes.txt").write_text("no image")
     result = classify(address, tmp_path, "-", "--json", typed=garment.read_bytes())
     assert [Path(answer["image"]).name for answer in answers(result)] == ["a.webp", "b.PNG", "-"]
-    assert result.stderr == "Left out 1 file whose name does not end in .png, .jpg, .jpeg, .webp.\n"
+    assert result.stderr == "Left out 1 file whose name has none of the endings .png, .jpg, .jpeg, .webp.\n"
 
 
 @pytest.mark.parametrize(
