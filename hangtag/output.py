@@ -68,8 +68,8 @@ def write_text(file: str, text: str) -> None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Create the folders above a file before the context writes the file, and then report the file on standard error.
-    Turn an OSError of the context into an OutputError."""
+    """Create the folders above a file, let the body of the ``with`` statement write the file, and report the file on
+    standard error. Turn an OSError into an OutputError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield

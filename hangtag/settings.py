@@ -18,7 +18,7 @@ class Rules:
     about: str  # the help text
     flag: str | None = None  # the option's name; None for the field's name with hyphens
     between: tuple[Any, Any] = (None, None)  # the valid numbers, which the help shows; None for no limit
-    above: float | None = None  # a number that the value must exceed, which `problems` checks and click does not
+    above: float | None = None  # an exclusive lower bound; click does not check this bound, but `problems` does
     choices: Sequence[str] = ()  # the valid texts; if empty, any text is valid
     duration: bool = False  # whether the value is a number of seconds that may be written with a unit, such as 500ms
     listed: bool = False  # whether one option gives all numbers of a tuple; otherwise the option is repeated

@@ -24,8 +24,8 @@ OUTPUT = "probabilities"
 CONFIDENCE = 0.95
 """The confidence level of the upper bound that ``bound`` returns."""
 LOSE = 0.001
-"""If no accuracy was requested, the accuracy may be lower than that of the most accurate model by this share, and a
-cascade may misclassify this share of the samples although its last model classifies them correctly."""
+"""Two limits if no accuracy was requested: how much lower than the most accurate model's the accuracy may be, and which
+share of the samples a cascade may misclassify although its last model classifies them correctly."""
 IN_FLIGHT = 64
 """The number of calls that a closed loop keeps in flight."""
 _STEP = 0.005
@@ -58,7 +58,7 @@ class Candidate:
     accuracy: float  # the share of the samples that are classified correctly
     lost: int  # the number of samples that a cascade misclassifies and its last model classifies correctly
     throughput: float = math.nan  # calls per second with 64 calls in flight, or its predicted upper limit
-    p99: float = math.nan  # in seconds, at the requested rate or else with 64 calls in flight, or its lower limit
+    p99: float = math.nan  # in seconds, at the requested rate, or with 64 calls in flight if no rate was requested
     is_predicted: bool = True
     overloaded: bool = False  # whether the server cannot answer every call at the requested rate
     problems: tuple[str, ...] = ()  # the reasons why the measurement is invalid, each as a sentence
@@ -123,8 +123,8 @@ def best(tried: Sequence[Candidate], accuracy: float, lose_at_most: float) -> Ca
         return one.lost == 0 or bound(samples, one.lost) <= lose_at_most
 
     # Test the thresholds from the safest downwards, and stop before the first threshold that exceeds the limit. Because
-    # the order is fixed, the lowest accepted threshold has the confidence of a single test (Angelopoulos et al., 2021,
-    # "Learn then Test").
+    # the thresholds are tested in a fixed order, the result needs no correction for multiple tests (Angelopoulos et
+    # al., 2021, "Learn then Test").
     kept = list(takewhile(is_within, reversed(tried)))[::-1]
     reaching = (one for one in kept if one.accuracy >= accuracy - 1e-12)
     return next(reaching, max(kept, key=lambda one: one.accuracy, default=None))
@@ -213,8 +213,8 @@ def limits(one: Candidate, processors: int, rate: float | None) -> Candidate:
 def ranked(listed: Sequence[Candidate], wanted: Wanted) -> list[Candidate]:
     """Sort the candidates: first those that meet the requirements, by throughput, then the others, nearest first.
 
-    A candidate is nearer if it misses fewer requirements. If two miss the same number, the accuracy decides if it is
-    too low, otherwise the p99 if it is too long, otherwise the throughput.
+    A candidate is nearer if it misses fewer requirements. Candidates that miss equally many of them are compared by
+    their accuracy if it is too low, otherwise by their p99 if it is too long, otherwise by their throughput.
     """
 
     def key(one: Candidate) -> tuple[int, float, float]:

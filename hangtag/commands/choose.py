@@ -174,8 +174,8 @@ def tune(
     if chosen is None or chosen.cost >= last.per_sample:
         raise EvaluationError(
             f"no threshold within --lose-at-most makes the cascade faster than {last.name} alone, so no route was "
-            f"written. Serve only {last.name}, or raise --lose-at-most if the cascade takes less than "
-            f"{last.per_sample * 1e6:,.0f} µs (the time of {last.name}) at a threshold in the table."
+            f"written. Serve only {last.name}. Or, if the table has a threshold at which the cascade takes less than "
+            f"{last.per_sample * 1e6:,.0f} µs (the time of {last.name}), raise --lose-at-most."
         )
     click.echo(
         f"Chosen: {chosen.threshold:g}. Of {report.result(chosen, measured)}. On average, the cascade takes "

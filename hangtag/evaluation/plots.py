@@ -35,8 +35,8 @@ def draw(result: Result, images: Images, name: str, folder: Path, *, negated: bo
 def confusion_matrix(
     counts: npt.NDArray[np.int64], labels: Sequence[str], title: str, darkest: float | None = None
 ) -> Figure:
-    """Draw counts [true, predicted] as a heat map with a pale diagonal, so that the mistakes stand out. The darkest
-    colour stands for the share ``darkest`` of a row's images, by default for the largest share. If there are more than
+    """Draw counts [true, predicted] as a heat map with a pale diagonal, so that the mistakes stand out. A cell has the
+    darkest colour if its share of the row's images reaches ``darkest``; default: the largest share. If there are over
     40 labels, the rows are the 40 with the lowest F1, and the columns are the labels most often predicted instead."""
     wrong = np.where(np.eye(len(labels), dtype=bool), 0, counts)
     rows = columns = [*range(len(labels))]

@@ -89,8 +89,8 @@ def latency_axis(axis: Axis, low: float, high: float) -> None:
 
 def plain_log_axis(axis: Axis, low: float, high: float) -> None:
     """Set grid lines at round values on a logarithmic axis from `low` to `high`."""
-    # An axis of up to two decades has room for ticks at 1, 2 and 5 times each power of ten. On an axis that
-    # is too short for two of them, a LogLocator would add so many ticks that their labels overlap.
+    # An axis of up to two decades has room for ticks at 1, 2 and 5 times each power of ten. If an axis is
+    # too short for two of these ticks, a LogLocator would add so many others that their labels overlap.
     steps = LogLocator(subs=(1.0,) if high / low > 100 else (1.0, 2.0, 5.0), numticks=MOST_DECADES)
     few = high / low < MIN_LOG_RATIO
     axis.set_major_locator(MaxNLocator(MOST_LINES, steps=[1, 2, 5, 10]) if few else steps)

@@ -19,7 +19,7 @@ class Look(NamedTuple):
     colour: str  # the colour on a light background; `drawing` replaces this value with ``variable``
     variable: str  # the style sheet's variable for the colour
     marker: str  # the marker in matplotlib's notation
-    sign: str  # a character that looks like the marker, for text
+    sign: str  # a character that looks like the marker and stands for it in text
 
 
 def looks(names: Iterable[str]) -> dict[str, Look]:
