@@ -84,7 +84,7 @@ median over all rounds. The last columns show each system's median figures:
 {page.table(head, rows)}"""
 
     def loads_part(self, path: Path | None = None, without: str = "") -> str:
-        """Return a page's text about the measurement, the systems (except ``without``) and the loads, without goals."""
+        """Return a page's text about the measurement, the loads, and all systems but ``without``. It has no goals."""
         conditions, rounds = self.read(path)
         systems = "\n".join(f"- `{name}`: {self.systems[name]}" for name in self._measured(rounds, without))
         head, *rows = self.load_rows(rounds, without)
@@ -146,7 +146,7 @@ class Turns:
         self.number, self.line, self._loads = number, results.Line(), loads
 
     def each(self, systems: Iterable[str], model: str | None, load: str, measure: Callable[[str], Figures]) -> None:
-        """Measure one system after another under one load, and print each system's first figure in UNITS."""
+        """Measure one system after another under a load, and print one figure of each, the first that UNITS lists."""
         names = list(systems)
         for name in results.turn(names, self.number):
             self.set(name, model, load, measure(name))

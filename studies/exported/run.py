@@ -2,8 +2,8 @@
 
 The compared implementations take turns, each with several batches, so that other load on the machine slows all of them
 alike. A round's result is a ratio of medians, and the final result is the median of the rounds' ratios. Each
-implementation has one thread, like an instance of the server. Several threads would spin for about a batch's time after
-each turn, on processors that the next implementation needs.
+implementation has one thread, like an instance of the server. Several threads would busy-wait after their turn, for
+about as long as a batch takes, and so slow down the implementation that is measured next.
 """
 
 import shutil
@@ -41,7 +41,7 @@ BATCH_SIZES = (1, 64)
 THREADS = 1
 _LEAST_TURNS, _MOST_TURNS = 7, 200
 _SECONDS = 2.0
-"""The time limit in seconds for each batch size, after which turns begin only until there are _LEAST_TURNS."""
+"""The time limit in seconds for each batch size. Afterwards, no turn begins except the first _LEAST_TURNS turns."""
 _TURN_MS = 5.0
 """A turn ends when its measured batches have taken this many milliseconds."""
 TIMINGS = ("eager", "compile")

@@ -107,8 +107,8 @@ def summary(measured: "Measurement") -> Line:
 def explained_by(failures: Sequence[Outcome], kills: Sequence[Kill]) -> tuple[list[list[Outcome]], list[Outcome]]:
     """Return the failures that each kill explains, and the failures that no kill explains.
 
-    A kill explains that a call to the same server ended with UNAVAILABLE if the call was in flight when the worker was
-    killed, or began so soon after the kill that the connection still seemed open.
+    A kill explains a call's failure if the call went to the killed worker's server, ended with UNAVAILABLE, and was in
+    flight at the kill or began so soon afterwards that the connection still seemed open.
     """
     explained: list[list[Outcome]] = [[] for _ in kills]
     unexplained = []
