@@ -66,7 +66,7 @@ class TensorSpec:
 
     @property
     def axes(self) -> batchable.Axes:
-        """The shape as in the file, with a size or a dynamic axis' symbol for each axis."""
+        """The shape as in the file: each axis as its size, or as its symbol if it is dynamic."""
         return tuple(symbol if size is None else size for size, symbol in zip(self.shape, self.symbols, strict=True))
 
     @property

@@ -26,7 +26,7 @@ SECONDS = click.option(
 OUT = click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="The results file.  [default: the page's source file, or no file if an option changes the measurement]",
+    help="The results file.  [default: the file from which the page is made; without default options, no file]",
 )
 
 

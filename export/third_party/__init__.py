@@ -1,4 +1,4 @@
-"""Publish a third-party ONNX file. Only child processes load, run and change it, because a bad file may crash them.
+"""Publish a third-party ONNX file. Child processes load and run it, so that a bad file cannot crash the command.
 
 onnx_document  reads the file, and checks that the model and its external data are complete
 companions     reads descriptions of the network by timm, Hugging Face and Ultralytics

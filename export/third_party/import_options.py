@@ -80,7 +80,7 @@ class ImportOptions:
         (),
         "With --precision int8, compare only this output, by this rule: labels (the label with the largest "
         "score), values (all values) or equal (exact equality). Repeatable.  [default: all outputs, "
-        "each by the rule for its kind]",
+        "each by a suitable rule]",
         metavar=f"OUTPUT={'|'.join(agreement.RULES)}",
     )
 

@@ -61,7 +61,7 @@ class _Options(SampleOptions):
         "The minimum duration of the load test, for each candidate and load.",
         kind=FiniteRange(min=0, min_open=True),
     )
-    write: str | None = setting(None, "If the choice is a cascade, write it as route NAME.", metavar="NAME")
+    write: str | None = setting(None, "If a cascade is chosen, save it as a route with this name.", metavar="NAME")
     replace: bool = setting(False, "Replace an existing route.")
     picture: Path = setting(Path("reports/choose.png"), "Draw the accuracy against the cost in this PNG file.")
 

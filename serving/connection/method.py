@@ -31,7 +31,7 @@ def keep_costs(response: Any, metadata: Iterable[tuple[str, str | bytes]]) -> No
 
     The metadata says which models answered, and how long they took. In a stream, the server sets the parameters itself.
     """
-    if type(response).__name__ == "ModelInferResponse":  # by name: health checks do not import the class
+    if type(response).__name__ == "ModelInferResponse":  # health checks do not import this class
         for key, value in metadata:
             if key.startswith("hangtag-") and isinstance(value, str):
                 response.parameters[key.replace("-", "_")].string_param = value

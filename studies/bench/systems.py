@@ -78,7 +78,7 @@ def http_minimal(models: Path) -> AbstractContextManager[Launch]:
 def fastapi(models: Path) -> AbstractContextManager[Launch]:
     """Like `minimal`, but the command runs peers/fastapi_app.py. Raises click.ClickException without .venv-fastapi."""
     if not _FASTAPI.exists():
-        raise click.ClickException(f"{_FASTAPI} is missing. Run 'make fastapi', or leave out FastAPI's system.")
+        raise click.ClickException(f"{_FASTAPI} is missing. Run 'make fastapi', or leave FastAPI out of --only.")
     (port,) = free_ports(1)
     command = (
         *(_FASTAPI, "--app-dir", _PEERS, "fastapi_app:app", "--workers", str(FASTAPI_WORKERS)),

@@ -30,7 +30,7 @@ class OwnPictures:
     channels: int | None = None  # 1 for grey, 3 for colour
     fit: str = "stretch"  # one of image_spec.FITS: how pictures of other sizes are converted
     validation_share: float = 0.1  # the fraction of each class in the validation split, if the source has none
-    test_share: float = 0.1  # the fraction of each class in the test split, if the source has none
+    test_share: float = 0.1  # the fraction of each class to put into the test split, if the source has no test split
     split_seed: int = 0  # the seed of the random division into splits
 
 

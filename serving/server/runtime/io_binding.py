@@ -33,7 +33,7 @@ from hangtag.serving.signature import Signature, TensorSpec
 _RECURRENT = {"LSTM", "GRU", "RNN"}
 
 _TOLERANCE = 0.01  # wide, because the check looks for wrong rows, not for differences in rounding
-_GRAPHS_GAIN = 0.95  # graphs are used if they take less than this share of the time without graphs
+_GRAPHS_GAIN = 0.95  # graphs are used if (time with graphs) / (time without graphs) is below this value
 _CHECKS = 2  # because a CUDA graph that ignores new inputs would pass the first check, in which it is captured
 _RUNS = 7
 _ENOUGH_SECONDS = 0.03  # the time for measuring each way to compute a batch, short so that the server starts soon

@@ -152,7 +152,7 @@ class ModelService:
 
 
 def _shielded(load: "asyncio.Future[None]") -> "asyncio.Future[None]":
-    """Let a load continue if its caller disconnects. Read the load's error, so that asyncio does not log it."""
+    """Let a load continue if its caller disconnects. Retrieve the task's exception, so that asyncio does not log it."""
     load.add_done_callback(lambda ended: ended.exception())
     return asyncio.shield(load)
 

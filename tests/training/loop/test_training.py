@@ -50,7 +50,7 @@ def test_the_loss_falls(tmp_path_factory: pytest.TempPathFactory, model: str, li
 
 
 def test_batch_norm_is_folded_into_the_weights_whose_figures_are_reported(tmp_path: Path) -> None:
-    """129 images make one batch, because a batch of one image could not be normalised."""
+    """With a batch size of 128, 129 images make one batch, because one image alone cannot be normalised."""
     train("cnn", tmp_path / "run", "--recipe", "teacher", limit=129, epochs=2)
     plain = {name: weight.shape for name, weight in build("cnn").state_dict().items()}
     assert {name: weight.shape for name, weight in weights(tmp_path / "run").items()} == plain

@@ -193,9 +193,9 @@ class Shadow:
         statistics: RouteStatistics,
         share_of_time: float,
     ) -> None:
-        """Send copies of a ``share`` of the requests to ``model``, which computes copies for at most ``share_of_time``
-        of the time. ``model`` is None if the shadow does not serve. Requests of the route's ``members`` take
-        precedence. In the compared ``output``, the index of the highest value is the label."""
+        """Copy the fraction ``share`` of the requests to ``model``, which is None if the shadow does not serve. The
+        copies take at most the fraction ``share_of_time`` of the time. A copy is skipped if the ``members`` are busy.
+        In the compared ``output``, the index of the highest value is the label."""
         self._share = share
         self._model = model
         self._members = members

@@ -185,7 +185,7 @@ def test_a_cancellation_at_the_deadline_counts_as_late(clock: Clock, after: floa
 
 
 def observe(queue: Batcher, *batches: tuple[int, float]) -> Batcher:
-    """For each pair (samples, seconds), finish a batch of this many samples that took this many seconds."""
+    """For each pair (samples, seconds), report a finished batch of this size and duration."""
     for samples, seconds in batches:
         queue.put(KeptCall(samples))
         queue.finish(queue.take(), seconds)

@@ -108,7 +108,7 @@ def test_old_connections_are_replaced_without_losing_a_call(models: Path) -> Non
             assert all(outputs(call.result())["value"].tolist() == [10] for call in calls)
             return left.acquire(blocking=False)
 
-        for _ in range(4):  # the client is idle before its first call, and after each of three connections
+        for _ in range(4):  # the client is idle before its first call, and after the end of each of three connections
             until(is_left)
 
 
