@@ -103,5 +103,5 @@ def check_cuda(path: Path, images: Pixels, expected: Answers, tolerances: Tolera
         for name in {"logits", "probabilities"} & answers.keys()
     )
     return PassedCheck(
-        CUDA, f"loads under CUDA, within {largest:.1e} of PyTorch", {"outcome": "loads", "max_difference": largest}
+        CUDA, f"runs under CUDA; differs from PyTorch by {largest:.1e}", {"outcome": "loads", "max_difference": largest}
     )

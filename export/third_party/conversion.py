@@ -186,7 +186,7 @@ def _search(
     if suffices(0):
         return attempts[0]
     ranked += _rank(converter, distance)
-    few, enough = 0, len(ranked)  # invariant: `few` layers in FP32 are not enough, `enough` layers are
+    few, enough = 0, len(ranked)  # invariant: the file fails with `few` layers in FP32, and passes with `enough`
     while enough - few > 1:
         middle = (few + enough) // 2
         few, enough = (few, middle) if suffices(middle) else (middle, enough)

@@ -85,7 +85,7 @@ def main(models: Path, count: int, limit: int, cold_rate: float, rounds: int, se
     ratios = [many / alone for many, alone in zip(hot_p99["many"], hot_p99["alone"], strict=True)]
     rows = [
         ("p99 of calls to 20 loaded models, alone", f"{1e3 * statistics.median(hot_p99['alone']):.2f} ms"),
-        (f"p99 of calls to 20 loaded models, with {count} models in all", f"{1e3 * statistics.median(hot_p99['many']):.2f} ms"),
+        (f"p99 of calls to 20 loaded models of {count}", f"{1e3 * statistics.median(hot_p99['many']):.2f} ms"),
         (
             "the ratio, median and range over the rounds",
             f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})",

@@ -133,7 +133,7 @@ def beam_search(network: CnnRnn, pixels: Tensor, width: int = BEAM_WIDTH) -> Bea
         gain = gain.masked_fill(used, -torch.inf)
         if position == MAX_LABELS:  # a path with MAX_LABELS labels can only end
             gain = torch.where(every == end, gain, -torch.inf)
-        stays = torch.where(every == end, 0.0, -torch.inf)  # the only continuation of an ended path is the path itself
+        stays = torch.where(every == end, 0.0, -torch.inf)  # an ended path is kept as it is
         gain = torch.where(ended[:, :, None], stays, gain)
         score, chosen = (score[:, :, None] + gain).reshape(batch, width * symbols).topk(width)  # [batch, width]
         parent, last = chosen // symbols, chosen % symbols

@@ -37,7 +37,7 @@ def overview(run: Run) -> dict[str, Any]:
 
 
 def cells(run: Run, exported_as: Sequence[str] = ()) -> dict[str, str]:
-    """Describe a run in words, as the cells of its row in a list of runs. ``exported_as`` names the versions that were
+    """Return the texts of a run's row in a list of runs, by column. ``exported_as`` names the versions that were
     exported from the run, such as "lstm 3"."""
     run_is = overview(run)
     name = "" if run_is["figure"] == "accuracy" else f" {FIGURES[run_is['figure']]}"

@@ -163,10 +163,10 @@ def _sample(
     """Generate the sample number ``seed``: for each input an array [1, ...]. Raises InferenceError if an input would
     have more than ``max_values`` values.
 
-    ``lengths`` gives two sizes for the dynamic axes after an input's first axis: one for the first input that has such
-    axes, and one for all other inputs. Integers are drawn from 0 up to ``below``, exclusive, and ``text_format`` makes
-    a string from a number. Every third sample is ten times larger and every fifth is all zeros, to expose a model that
-    answers a sample differently if its batch has larger values.
+    ``lengths`` has two sizes for dynamic axes other than the first axis. The first size is for the first input that has
+    such axes, and the second for all other inputs. Integers are drawn from 0 up to ``below``, exclusive, and
+    ``text_format`` makes a string from a number. Every third sample is ten times larger and every fifth is all zeros,
+    to expose a model that answers a sample differently if its batch has larger values.
     """
     random = np.random.default_rng(seed)
     scale = 0 if seed % 5 == 4 else 10 if seed % 3 == 2 else 1

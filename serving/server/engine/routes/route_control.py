@@ -182,7 +182,7 @@ class RouteControl:
             except UserError as error:
                 raise StartError(f"{what} does not serve: route {name}: {error}") from error
             if version not in ("", ROUTE_VERSION):
-                raise StartError(f"{what} does not serve; a route has only version {ROUTE_VERSION}")
+                raise StartError(f"{what} does not serve: {name} is a route, which has only version {ROUTE_VERSION}")
             return route
         serving = self._engine.versions(name)  # a member without a version gets the model's first version
         for model in serving:

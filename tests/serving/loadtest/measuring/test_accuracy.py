@@ -57,7 +57,7 @@ def test_every_labelled_sample_is_sent_once_and_counted(
     samples = labelled(tmp_path, 108, 120)
     measured = loadtest("fast", "slow", *LOOP, *samples, "--accuracy")
     one_by_one, in_batches = (target["accuracy"] for target in measured.document["targets"])
-    # All logits are equal except the lowest, so the answer is class 0, or class 1 if class 0 has the lowest logit. Only
+    # One logit is lower than the others, which are equal. The answer is the first of these, so class 0 or 1. Only
     # image 110 is classified correctly.
     expected = 1 if way == "logits alone" else 108
     assert one_by_one == in_batches

@@ -65,7 +65,7 @@ MISTAKES = {
     "split = {one = 50, three = 50}": "its member three does not serve. The versions of three in the repository: none",
     'split = {one = 50, "two@7" = 50}': "its member two@7 does not serve. The versions of two in the repository: 2, 1",
     'split = {one = 50, "two@1" = 50}': "that serve: 2. With --model-control explicit, load",
-    'split = {one = 50, "sound@2" = 50}': "a route has only version 1",
+    'split = {one = 50, "sound@2" = 50}': "sound is a route, which has only version 1",
     "split = {one = 50, index = 50}": "one and index differ in their inputs: x: FP32 [any, 2] and index",
     "split = {pictures = 50, cropped = 50}": "how pictures are resized: garment and crop",
     'split = {one = 100}\nshadow = {model = "tow", share = 1}': "its shadow tow does not serve",
