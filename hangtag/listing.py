@@ -40,8 +40,8 @@ class Listing:
     """The pictures that a source contains."""
 
     pictures: list[Picture]  # in the order in which the data set's digest is computed
-    labels: tuple[str, ...]  # the pictures' different labels, in the order of the classes
-    notes: list[str]  # sentences about files that were left out
+    labels: tuple[str, ...]  # each label of the pictures once, in the order of the classes
+    notes: list[str]  # sentences that say which files were left out
     unreadable: Sequence[str] = ()  # the names of the pictures that could not be read, with the reasons
 
 

@@ -54,7 +54,7 @@ def write_text(file: str, text: str) -> None:
         click.echo(text)
         return
     with writing(path):
-        # Devices and links must not be replaced, and a folder that is not writable cannot hold a partial file.
+        # Write directly if the target is a device or a link, which must not be replaced, or if the folder is read-only.
         if (path.exists() and not path.is_file()) or path.is_symlink() or not os.access(path.parent, os.W_OK):
             path.write_text(f"{text}\n", encoding="utf-8")
             return
@@ -74,7 +74,7 @@ def writing(path: Path) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield
     except OSError as error:
-        # If a file has the folder's name, the system's message "File exists" would seem to be about ``path``.
+        # mkdir() raises FileExistsError if a file has the folder's name; "File exists" would seem to be about ``path``.
         why = os.strerror(errno.ENOTDIR) if isinstance(error, FileExistsError) else error.strerror
         raise OutputError(f"cannot write {path}: {why}") from error
     click.echo(f"wrote {path}", err=True)

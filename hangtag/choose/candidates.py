@@ -24,8 +24,8 @@ OUTPUT = "probabilities"
 CONFIDENCE = 0.95
 """The confidence level of the upper bound that ``bound`` returns."""
 LOSE = 0.001
-"""Two limits if no accuracy was requested: how much lower than the most accurate model's the accuracy may be, and which
-share of the samples a cascade may misclassify although its last model classifies them correctly."""
+"""Two limits if no accuracy was requested: how far the accuracy may fall below that of the most accurate model, and
+what share of the samples a cascade may misclassify although its last model classifies them correctly."""
 IN_FLIGHT = 64
 """The number of calls that a closed loop keeps in flight."""
 _STEP = 0.005
@@ -75,7 +75,7 @@ class Candidate:
 
     @property
     def label(self) -> str:
-        """The name with the threshold of a cascade, such as 'lstm-int8 → cnn-int8 at 0.86'."""
+        """The name, and for a cascade also its threshold, such as 'lstm-int8 → cnn-int8 at 0.86'."""
         return f"{self.name} at {self.threshold:g}" if self.is_cascade else self.name
 
     @property
@@ -211,10 +211,10 @@ def limits(one: Candidate, processors: int, rate: float | None) -> Candidate:
 
 
 def ranked(listed: Sequence[Candidate], wanted: Wanted) -> list[Candidate]:
-    """Sort the candidates: first those that meet the requirements, by throughput, then the others, nearest first.
+    """Sort the candidates by how many requirements they miss, so that those that meet all requirements come first.
 
-    A candidate is nearer if it misses fewer requirements. Candidates that miss equally many of them are compared by
-    their accuracy if it is too low, otherwise by their p99 if it is too long, otherwise by their throughput.
+    Candidates that miss the same number of requirements are sorted by accuracy if that is too low, otherwise by p99 if
+    that is too long, otherwise by throughput.
     """
 
     def key(one: Candidate) -> tuple[int, float, float]:

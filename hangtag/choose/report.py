@@ -84,9 +84,9 @@ def draw(candidates: Sequence[Candidate], file: Path) -> None:
     """Draw accuracy against cost as a PNG file, with the Pareto front as a dashed line. Raises OutputError if the file
     cannot be written.
 
-    Each single model, each candidate on the front and the first candidate have a marker. The first candidate's marker
-    is larger. For each cascade that has a marker, a line shows the cascade's results at all thresholds. Long or many
-    names make the picture larger, but not the axes smaller.
+    Every single model, every candidate on the Pareto front, and the first candidate are drawn with a marker. The first
+    candidate's marker is larger. For each cascade that has a marker, a line shows the cascade's results at all
+    thresholds. Long or many names make the picture larger, but not the axes smaller.
     """
     figure = Figure((7, 5))
     axes = figure.subplots()

@@ -97,8 +97,8 @@ def description(shown: Shown, entry: Entry | None = None) -> Table:
 
 
 def _words(value: Any) -> str:
-    """Return a value of a JSON object as one line. For a nested object, show only its largest number, not counting
-    artificial pictures, on which an int8 file may differ more than on test pictures."""
+    """Return a value of a JSON object as one line. For a nested object, show only its largest number. Numbers for
+    artificial pictures are left out, because an int8 file may differ more on these than on test pictures."""
     if not isinstance(value, dict):
         return text(value)
     words = []

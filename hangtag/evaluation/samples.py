@@ -25,7 +25,7 @@ _USED = {
     "train": ("training", "which a model classifies better than new pictures"),
     "test": ("test", "which must not influence a choice"),
 }
-"""For each split of a model's data set that must not be used as samples: the name of its pictures, and the reason."""
+"""Splits of a model's data set that must not be used as samples, each with a word for its pictures and the reason."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,8 @@ def used(subject: Subject, images: Array, splits: Sequence[str], runs: Path = _R
 
 
 def _members(subject: Subject, runs: Path) -> Sequence[Member]:
-    """List the user's pictures in a model's data set. A published model does not name the run that trained it, so the
-    list comes from any run that has the same pictures and splits."""
+    """List the user's own pictures that a model's data set consists of. A published model does not name the run that
+    trained it, so the list comes from any run that has the same pictures and splits."""
     config = subject.config
     if config is None or "data_digest" not in config:
         return ()
@@ -113,8 +113,8 @@ def _members(subject: Subject, runs: Path) -> Sequence[Member]:
 
 
 def _garments(name: str, split: str, limit: int | None, data_dir: Path | None) -> Samples:
-    """Load a split of Fashion-MNIST, or compose a split of outfits from Fashion-MNIST. For the test split, the training
-    images are not read, and other splits are not composed, because this would take seconds."""
+    """Load a split of Fashion-MNIST, or build a split of outfits from Fashion-MNIST. To save seconds, only the
+    requested split is built, and the training images are not read for the test split."""
     folder = fashion_mnist.locate(data_dir)
     content = fashion_mnist.load_test(folder) if split == "test" else fashion_mnist.load(folder).validation
     if name in outfits.NAMES:
