@@ -246,8 +246,8 @@ class Signature:
 
     def difference(self, other: "Signature") -> str | None:
         """Describe the first difference between two signatures that affects the answers; None if there is none. If
-        both files have an image description, the pictures must be resized alike, because a route prepares each picture
-        only for its first model."""
+        both files have an image description, these must resize pictures in the same way, because a route prepares each
+        picture only once, for its first model."""
         fits = (self.image.fit, other.image.fit) if self.image and other.image else ("", "")
         for what, own, others in (
             ("their inputs", self.inputs, other.inputs),

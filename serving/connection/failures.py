@@ -160,7 +160,7 @@ def _no_tls(address: str, reason: str) -> str:
 def _handshake(address: str, endpoint: tuple[str, int], credentials: Credentials) -> str:
     """Make a TLS handshake with a client's TLS files. Raises SSLError with the reason if the handshake fails.
 
-    Returns a sentence if the server accepts the handshake, but no calls over gRPC; otherwise "".
+    Returns a sentence that explains why gRPC calls fail although the server accepts the handshake; otherwise "".
     """
     url = server_address.is_http(address)
     context = credentials.ssl_context(address if url else f"https://{address}") or ssl.create_default_context()
@@ -178,7 +178,7 @@ def _handshake(address: str, endpoint: tuple[str, int], credentials: Credentials
                 f"https://{address} to call it over HTTP"
             )
         # A server that refuses the client's certificate sends a TLS alert, for which recv() raises SSLError, or, like
-        # the gRPC library, closes the connection. Servers of HTTP also close a connection without a request.
+        # the gRPC library, closes the connection. HTTP servers also close a connection on which no request arrives.
         if not secured.recv(1) and not url:
             return _no_tls(address, "the server closes the connection after the handshake")
     return ""

@@ -62,9 +62,9 @@ SHORTEST = 0.25
 class OtherPrograms:
     """Measures the share of CPU time that other programs have taken since the creation of this object.
 
-    Other programs are all programs except this process, the servers that listen at the addresses on this machine, and
-    the descendants of both. If a listening process cannot be identified, the share is unknown, because the share would
-    include the server's CPU time.
+    Other programs are all programs except this process, the servers on this machine that listen at `addresses`, and
+    the descendants of this process and of these servers. If a listening process cannot be identified, its CPU time
+    cannot be subtracted, so the share of other programs is unknown.
     """
 
     def __init__(self, addresses: Iterable[str] = (), cpu_times: Callable[[], Any] = psutil.cpu_times) -> None:

@@ -37,7 +37,7 @@ class SamplesPath(click.Path):
 
 
 def warn_of_other_machine(saved: SavedResults, environment: Mapping[str, str]) -> None:
-    """Print a warning for each difference between the machine of saved results and the machine in `environment`."""
+    """Print a warning for each difference between the machine of `saved` and the machine of `environment`."""
     for line in machine_differences(saved.environment, environment):
         click.echo(escaped(f"WARNING different machines. {line}"), err=True)
 

@@ -26,8 +26,8 @@ def answer(results: Results) -> Answer | None:
 
     The targets are compared by their peaks if peaks were searched for, else by p99 under the common load (in the
     offline scenario by throughput), and by accuracy if it was measured. A difference counts only if the 95 % confidence
-    intervals show it. All three sentences are about the same two targets: the recommended target and the next best or,
-    if no target is both the fastest and the most accurate, the fastest target and the most accurate target.
+    intervals show it. All three sentences compare the same two targets. If one target is both the fastest and the most
+    accurate, these are this target and the next best; otherwise, the fastest target and the most accurate target.
     """
     names = results.scenario.names
     if len(names) < 2:

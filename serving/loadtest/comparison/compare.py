@@ -92,8 +92,8 @@ def compare_targets(results: Results) -> tuple[Comparison, ...]:
 
 
 def compare(run: Run, baseline: Run, *, files: tuple[str, str] | None = None) -> Comparison:
-    """Compare two runs under one load. If they are runs of one target from two files, `files` has the names that
-    messages use for the runs. The blocks of saved runs are not paired, because they did not run next to each other."""
+    """Compare two runs under one load. If the runs are of one target but from two files, `files` has a name for each
+    run, for messages. The blocks of saved runs are not paired, because they did not run next to each other."""
     paired = files is None
     p50, p99 = (run.latency(q).ratio_to(baseline.latency(q), paired=paired) for q in (50, 99))
     names = zip(files or (run.target, baseline.target), (run, baseline), strict=True)

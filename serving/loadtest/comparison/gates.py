@@ -85,7 +85,7 @@ class Gate:
     text: str
     figure: Figure
     operator: str
-    factor: float  # The factor of `against`, or the limit itself if `against` is None.
+    factor: float  # The number by which `against` is multiplied; if `against` is None, the limit itself.
     against: Figure | None = None
 
     @property

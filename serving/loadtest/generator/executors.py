@@ -58,7 +58,7 @@ STOP_GRACE = 0.5
 
 
 class Executor(ABC):
-    """Issues this process's share of one block.
+    """Sends this process's share of the queries of one block.
 
     The pacer's thread calls `_pace`, the channels' threads call `_on_end`, and the process's main thread calls `run`.
     `_drained` is set as soon as nothing more will be recorded.
@@ -193,11 +193,11 @@ class ClosedLoopExecutor(Executor):
         self._answers_to_check, self._check_at = 1, 0.0
 
     def _pace(self) -> None:
-        """Send the first query of each slot."""
+        """Send the first queries, as many as this process keeps in flight."""
         self._stopped.wait(max(self._start - clock(), 0.0))
         for slot in range(self._slots):
             self._send(self._channels[slot % len(self._channels)], clock())
-        if not self._slots:  # If there are more processes than queries in flight, some have no slot.
+        if not self._slots:  # If there are more processes than queries in flight, some send none.
             self._stopped.set()
             self._drained.set()
 
@@ -209,7 +209,7 @@ class ClosedLoopExecutor(Executor):
         if self._end.value or limits.exceeded(elapsed, queries) or limits.reached(elapsed, queries):
             self._stop(now)
             return
-        # Until at least one of N processes has completed 1 / N of the missing queries, their total is below the count.
+        # N processes cannot complete all missing queries before one of the processes has completed 1/N of these.
         missing = [count - queries for count in (limits.min_query_count, limits.max_query_count) if count > queries]
         self._answers_to_check = max(min(missing) // self._share.processes, 1)
         ends = [end for end in (limits.min_duration, limits.max_duration) if end > elapsed]

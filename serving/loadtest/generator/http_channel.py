@@ -70,7 +70,7 @@ class HttpChannel:
             pairs = ((name, text.encode() if isinstance(text, str) else text) for name, text in metadata)
             request = b"\r\n".join([line, *(name.encode() + b": " + text for name, text in pairs), rest])
         call = _Call(request, clock() + timeout, token, on_end)
-        if threading.current_thread() is self._thread:  # an earlier call's callback calls `send`
+        if threading.current_thread() is self._thread:  # the callback of an earlier call called `send`
             self._begin(call)
         else:
             self._loop.call_soon_threadsafe(self._begin, call)

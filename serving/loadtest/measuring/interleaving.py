@@ -20,8 +20,8 @@ from hangtag.serving.loadtest.plan.load import Block, Load, random_generator, so
 from hangtag.serving.loadtest.plan.scenario import Scenario
 from hangtag.serving.loadtest.statistics.durations import ServerTimings
 
-# If one server answers all queries, its counters include at least this share of them. A server may send its last
-# answers before it counts them.
+# Counters that grew by less than this share of the answered queries belong to a server that answered only some of them.
+# The share is below 1, because a server may send its last answers before it counts them.
 COUNTED_SHARE = 0.9
 # The counters may also include this many queries of other clients.
 OTHERS = 16
@@ -72,7 +72,7 @@ class ServerCounts:
                     return None
                 counters = again
             growth = counters.since(last)
-            # If the counters now cover all queries, they had been updated late, or they include other clients' queries.
+            # Counters that now cover all queries were updated late, or they also count other clients' queries.
             if growth is None or growth.count < few:
                 if growth is None or ended[UNREACHABLE]:
                     self.restarted.add((block.load, target))

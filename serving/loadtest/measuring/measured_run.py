@@ -215,7 +215,7 @@ class Run:
         subject = f"{self.target} at {self.load}"
         if self.target_latency is None:
             return f"{subject}: p{self.percentile:g} is at most {units.duration(bound)} (99 % confidence)."
-        verb = "keeps" if self.keeps_target else "is not shown to keep"
+        verb = "keeps" if self.keeps_target else "is not proven to keep"
         return f"{subject} {verb} p{self.percentile:g} within {units.duration(self.target_latency)} (99 % confidence)."
 
     def latency(self, q: float) -> Sections:

@@ -69,7 +69,7 @@ class Peak:
 
     @shown()
     def limited_by_generator(self) -> bool:
-        """Whether the generator failed at the lowest rate above the peak, so that the server's peak may be higher.
+        """Whether the generator was too slow at the lowest rate above the peak; the server's peak may then be higher.
 
         The result is False if the server itself missed the target latency at that rate.
         """

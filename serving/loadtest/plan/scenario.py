@@ -79,8 +79,8 @@ PRESETS: Mapping[ScenarioName, Mapping[str, Any]] = {
 DEFAULT_CONCURRENCIES = (1, 8, 64)
 # By default, the rate of the open loop for all targets is this share of the slowest target's closed-loop peak.
 SHARE_OF_PEAK = 0.5
-# A peak search first runs a closed loop with this concurrency. SHARE_OF_PEAK times the throughput of this loop is the
-# first rate of the search.
+# A peak search first runs a closed loop with this concurrency. The first rate that the search tries is
+# SHARE_OF_PEAK * (this loop's throughput).
 PEAK_CONCURRENCY = 64
 
 
@@ -178,7 +178,7 @@ class Scenario:
 
     @property
     def derives_rate(self) -> bool:
-        """Whether the closed loops determine the open loop's rate, because neither concurrency nor rate is set."""
+        """Whether no concurrency, rate or peak search is set, so that closed loops determine the open loop's rate."""
         return not (self.concurrency or self.rate or self.find_peak)
 
     @property

@@ -21,8 +21,8 @@ Range = tuple[float, float]
 _PERCENTILES = (0.0, 50.0, 90.0, 99.0, 99.9, 99.99, 99.999)
 # The areas of the largest and the smallest mark, in square points.
 _LARGEST_MARK, _SMALLEST_MARK = 500.0, 40.0
-# The latency axis extends at least this factor beyond the estimates. Wide intervals, for example from two blocks
-# that differ, are cut off at the edge, because they only show that the latency is unknown.
+# The latency axis reaches from the smallest estimate divided by this factor, or less, to the largest times this factor,
+# or more. Wide intervals, for example from two blocks that differ, are cut off, as they only show an unknown latency.
 _MARGIN = 2.0
 # The throughput axis is logarithmic if the largest throughput is more than this many times the smallest.
 _LOG_AXIS_RATIO = 5.0
@@ -48,8 +48,8 @@ def latency_range(runs: Iterable[Run]) -> Range:
 def accuracy_and_latency(choices: Sequence[ModelPoint], looks: Looks) -> str:
     """Draw accuracy against latency, with 95 % intervals. The area of a mark is proportional to the model's size.
 
-    A dashed line is the Pareto front. Names of targets on the front are above their marks, and all other names below,
-    so that names rarely overlap. Targets that are significantly worse than another target have hollow marks.
+    A dashed line is the Pareto front. The names of targets on this front are above their marks, and all other names are
+    below theirs, so that names rarely overlap. Targets that are `beaten` have hollow marks.
     """
     with drawing("pareto", "Accuracy against latency") as picture:
         axes = picture.axes
@@ -108,8 +108,8 @@ def throughput_and_latency(runs: Sequence[Run], looks: Looks) -> str:
 def latency_by_percentile(runs: Sequence[Run], looks: Looks, scale: Range, number: int = 0) -> str:
     """Plot each run's latency against the percentile. On the percentile axis, 90 %, 99 % and 99.9 % are evenly spaced.
 
-    For an open loop, a dotted line shows the service time, which is measured from the actual send time. `scale` has the
-    ends of the latency axis in milliseconds, and `number` distinguishes several pictures of one load on one page.
+    For an open loop, a dotted line shows the service time, which is measured from the actual send time. `scale` is the
+    range of the latency axis in milliseconds. `number` distinguishes the charts of the same load on one page.
     """
     load = runs[0].load
     with drawing(f"percentiles-{load}-{number}", f"Latency by percentile, {load}") as picture:

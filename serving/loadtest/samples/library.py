@@ -82,8 +82,8 @@ def _order(samples: int, batch_size: int, neighbours: bool, random: np.random.Ge
     """Draw indices of samples [requests, batch].
 
     If `neighbours`, each request has consecutive indices from a random start, modulo the number of samples (source:
-    GenerateQueries of MLPerf LoadGen). Otherwise, indices are drawn in complete shuffled rounds, so that all samples
-    are sent equally often.
+    GenerateQueries of MLPerf LoadGen). Otherwise, all indices are repeated, each time in a new random order, so that
+    all samples are sent equally often.
     """
     if neighbours:
         return (random.integers(0, samples, (LIBRARY_SIZE, 1)) + np.arange(batch_size)) % samples

@@ -267,7 +267,7 @@ def _labelled(place: Path) -> list[Picture]:
 
 
 def _data_digests(folder: Path, labelled: Sequence[Picture]) -> frozenset[str]:
-    """Return the digests that `hangtag import --data` records for these pictures if given `folder` or its parent."""
+    """Return the two digests of these pictures that `hangtag import --data` records for `folder` and for its parent."""
     # Of several pictures with equal contents, only the first is used.
     first = {hashlib.sha256(each.path.read_bytes()).hexdigest(): each for each in reversed(labelled)}
     lines = sorted(f"{each.name}\0{each.label}\0{content}\n" for content, each in first.items())

@@ -29,7 +29,7 @@ import scipy  # and not scipy.special, whose import takes a fifth of a second, a
 from hangtag.serving.loadtest.record import NullForNan, shown, stored, unstored
 from hangtag.serving.loadtest.statistics.durations import Values
 
-# The interval of a ratio is too wide if it contains 1 and the upper end is more than this many times the lower end.
+# A ratio's interval is too wide if it contains 1 and its upper end divided by its lower end exceeds this number.
 TOO_WIDE = 4
 CONFIDENCE = 0.95
 # LoadGen's rule is that a system's results are valid only if the system reaches 99 % of the reference accuracy.
@@ -117,8 +117,8 @@ def _interval(estimate: float, deviations: Sequence[Values]) -> Interval:
 
 
 def _margin(sections: Sequence[Values]) -> float:
-    """Return half the width of the confidence interval for a sum of means. For each mean, ``sections`` has an array
-    with the deviation of each block from this mean."""
+    """Return the half-width of the confidence interval of a sum of independent sample means. For each mean,
+    ``sections`` has an array with the deviation of each block from this mean."""
     sizes = [len(section) for section in sections]
     if min(sizes) < 2 or not all(np.isfinite(section).all() for section in sections):
         return math.nan

@@ -49,7 +49,7 @@ def test_a_run_keeps_a_target_latency_or_misses_it(server: FakeServer, loadtest:
     assert (fast["keeps_target"], slow["keeps_target"]) == (True, False)
     assert fast["percentile_bound"] < 0.2 < slow["percentile_bound"]
     assert "fast at 8 in flight keeps p50 within 200 ms (99 % confidence)." in measured.text
-    assert "slow at 8 in flight is not shown to keep p50 within 200 ms (99 % confidence)." in measured.text
+    assert "slow at 8 in flight is not proven to keep p50 within 200 ms (99 % confidence)." in measured.text
     assert all(f"{verdict} 200 ms</span>" in page.read_text() for verdict in ("keeps", "misses"))
     assert "Which: Choose fast by the figures of a single block." in measured.text
 
