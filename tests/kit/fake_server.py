@@ -42,7 +42,7 @@ class FakeServer:
         self.versions = ["1"]
         self.configs: Mapping[str, pb.ModelConfig] = {}  # Not every server has the extension ModelConfig.
         self.keeps_statistics = True  # Not every server has the extension ModelStatistics.
-        # Computes the request count in a model's statistics from the true count. None makes the statistics unavailable.
+        # Returns the request count that a model's statistics report, given the actual count. None: no statistics.
         self.counters: Callable[[str, int], int | None] = lambda model, answered: answered
         self._numbers = itertools.count()
         self._lock = threading.Lock()
@@ -108,7 +108,7 @@ class FakeServer:
         self.behaviour(number, context)
 
     def over_http(self, path: str) -> Answer:
-        """Answer an HTTP request without reading its body. Every model accepts images, and no answer has outputs."""
+        """Answer an HTTP request without reading its body. Models accept images, and answers list no output tensors."""
         _, *words = path.strip("/").split("/")  # v2
         if words[-1:] == ["infer"]:
             try:

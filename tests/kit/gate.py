@@ -70,7 +70,7 @@ class Gate(Stop):
         self.begun: list[float] = []
         """The time at which each batch reached the runtime, on the monotonic clock."""
         self.delay = 0.0
-        """The number of seconds by which the open gate delays each batch."""
+        """Even while the gate is open, each batch waits this many seconds."""
 
     def open(self) -> None:
         """Let the waiting batches and all later ones be computed."""
@@ -123,7 +123,7 @@ class Gates:
         """``on_load`` is called with each runtime after the runtime has loaded its file, ``runtime.path``."""
         self.scripts: dict[str, Script] = {}
         self.batches: defaultdict[str, list[list[float]]] = defaultdict(list)
-        """The first column of each batch that a script computed, by model."""
+        """For each model, the first column of each batch that one of the ``scripts`` computed."""
         self.alone: defaultdict[str, list[bool]] = defaultdict(list)
         """For each batch that a script computed: whether the batch was allowed to use every thread."""
         self._on_load = on_load

@@ -32,7 +32,7 @@ class LiveServer:
 
         Args:
             config: The server's settings.
-            runtimes: The factory that loads the models, instead of ``gates``.
+            runtimes: The factory with which the server loads the models; by default, ``gates``.
             arguments: More arguments of Server.
         """
         self.gates = Gates()

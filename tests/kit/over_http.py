@@ -147,7 +147,7 @@ def live_server(
     Args:
         transport: native, grpc, HTTP or ENVOY.
         models: The model repository.
-        runtimes: The factory that loads the models, instead of the server's ``gates``.
+        runtimes: The factory with which the server loads the models; by default, the LiveServer's ``gates``.
         wrap_control: Passed to Server. It wraps the object that loads and unloads models for clients.
         settings: Settings of ServerConfig.
     """

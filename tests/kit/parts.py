@@ -45,7 +45,7 @@ def batcher(
     instances: int = 1_000_000,
     divided: bool = False,
 ) -> Batcher:
-    """A queue of calls. By default, an instance is always free."""
+    """A queue of calls. By default, the model has so many instances that one is always free."""
     return Batcher(
         max_batch_size=size,
         max_queue_size=queue,

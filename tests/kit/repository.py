@@ -1,4 +1,4 @@
-"""A model repository that a test changes, and a server on this repository whose batches the test can hold back."""
+"""A model repository that a test changes, and a server that serves it. The test can hold back the server's batches."""
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -48,7 +48,7 @@ class Repository:
         return _write(self.folder / name / "serving.toml", text)
 
     def promote(self, name: str, version: int) -> Path:
-        """Make a version serve, as ``hangtag models promote`` does."""
+        """Choose the version that is served, as ``hangtag models promote`` does."""
         return _write(self.folder / name / "promoted.toml", f"version = {version}\n")
 
     def route(self, name: str, text: str) -> Path:
@@ -140,7 +140,7 @@ class Running:
         return loads.get((name, "ok"), 0), loads.get((name, "error"), 0)
 
     def infer(self, name: str, values: Sequence[float] = (0,), version: str = "") -> Outputs:
-        """Send a request with one sample for each value."""
+        """Send one request, which has one sample for each value."""
         return self.client.infer(name, samples(values), version=version)
 
     def answer(self, name: str, version: str = "") -> int:

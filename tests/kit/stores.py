@@ -117,7 +117,7 @@ def s3(moto: str, cache: Path) -> Iterator[ObjectStore]:
 
 @contextmanager
 def emulator(url: str, variable: str, cache: Path) -> Iterator[ObjectStore]:
-    """A store in a new folder below ``url``, on the emulator whose HTTP address is in this environment variable."""
+    """A store in a new folder below ``url``. The environment variable ``variable`` has its emulator's HTTP address."""
     address = os.environ[variable]
     with link(address.removeprefix("http://")) as opened:
         variables = {variable: f"http://{opened.address}", "XDG_CACHE_HOME": str(cache)}
