@@ -110,8 +110,8 @@ Seconds = Sequence[float]
 
 
 def run_of(load: Load, *seconds: float, failed: int = 0, measured: Any = None, blocks: Any = None, **more: Any) -> Run:
-    """A run of one second with these blocks, or with one block in which answers took ``seconds``. ``measured``
-    replaces fields of the block."""
+    """Return a run with the given ``blocks``, or, without them, with one block of one second in which calls took
+    ``seconds``. ``measured`` replaces fields of this block."""
     recorder = Recorder(0.0)
     for each in seconds:
         recorder.record(0.0, 0.0, each, "OK")

@@ -109,7 +109,7 @@ def test_the_processes_share_a_load(server: FakeServer, loadtest: Loadtest) -> N
     assert opened["total"]["queries"] == 60
     # Together, the processes rotate through the 256 requests, although each begins at a different request.
     assert len({request.raw_input_contents[0] for request in server.requests[1:]}) == 60
-    assert opened["total"]["duration"] == pytest.approx(60 / 300, abs=0.02)  # as long as with a single process
+    assert opened["total"]["duration"] == pytest.approx(60 / 300, abs=0.02)  # a single process takes equally long
     assert opened["total"]["finished"]
     slices = opened["total"]["timeline"]
     assert sum(each["answered"] for each in slices) == 60

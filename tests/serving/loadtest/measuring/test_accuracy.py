@@ -39,7 +39,7 @@ def answer(
 
 
 def labelled(folder: Path, correct: int, total: int) -> tuple[str, Path]:
-    """Option --samples with a file of images. The first pixel is the label in the first ``correct`` images only."""
+    """Option --samples with a file of images. In exactly ``correct`` images, the first pixel's value is the label."""
     labels = np.arange(total) % 10
     images = np.zeros((total, 28, 28), np.uint8)
     images[:, 0, 0] = (labels + (np.arange(total) >= correct)) % 10

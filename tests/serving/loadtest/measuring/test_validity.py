@@ -96,7 +96,7 @@ def test_a_program_that_computes_meanwhile_makes_the_run_doubtful(
 def test_blocks_too_short_to_measure_other_programs_are_named_as_the_reason(loadtest: Loadtest) -> None:
     command = ("fast", *LOOP, "--min-query-count", 1)
     short = loadtest(*command)
-    # On a busy machine, even these blocks may be long enough. test_machine tests a period that is always too short.
+    # On a busy machine, even these blocks may take 250 ms or more. test_machine tests a period that is always shorter.
     unknown = short.run("fast")["total"]["others_cpu_share"] is None
     assert ("is unknown, because each block took less than 250 ms (raise --min-duration)" in short.text) is unknown
     enough = loadtest(*command, "--min-duration", "600ms")
@@ -148,7 +148,7 @@ CASES: dict[str, tuple[Reading, bool, bool, Iterable[int | None]]] = {
     "steady": (scripted(0, 10, 10, 20, 20, 30), False, False, [30]),
     # The counter falls during the second block, and continues from the lower value.
     "restarted": (scripted(100, 110, 110, *settled(4), 4, 14), True, False, [20]),
-    # The server restarts between two blocks. At the next reading, the server is still unreachable or already back.
+    # The server restarts between two blocks. The next reading fails in the first case, and succeeds in the second.
     "between": (scripted(100, 110, 110, None, None, *settled(5)), True, False, [10]),
     "back-soon": (scripted(100, 110, *settled(7), 17, 17, 27), True, False, [30]),
     # The server restarted, but its new count already exceeds the old one, so only a failed call shows the restart.

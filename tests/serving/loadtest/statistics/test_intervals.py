@@ -74,7 +74,7 @@ def test_the_interval_of_unpaired_blocks_is_scipys_welch() -> None:
 
 
 def test_the_estimate_is_that_of_all_blocks_and_the_variance_that_of_each() -> None:
-    """The ratio of the p99s is 4 over both blocks together, 2 in the first block and 4 in the second."""
+    """The ratio of the p99s is 2 in the first block, 4 in the second block, and 4 if both blocks are pooled."""
     ratio = percentiles(np.array([[2.0], [4.0]]), 99).ratio_to(percentiles(np.ones((2, 1)), 99))
     margin = t.ppf(0.975, 1) * np.log(2) / np.sqrt(2)
     assert (ratio.estimate, ratio.low, ratio.high) == pytest.approx((4.0, 4 / np.exp(margin), 4 * np.exp(margin)))
