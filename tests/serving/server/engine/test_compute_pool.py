@@ -155,7 +155,7 @@ def compute_together(source: Source, count: int, seconds: float = 0.0) -> None:
 
 
 def test_calls_are_received_although_a_thread_was_just_woken_in_vain(pool: ComputePool, source: Source) -> None:
-    """Another transport wakes a waiting thread for a call, but the thread that receives calls takes this call first."""
+    """A thread receives a call, and a second thread is woken to compute it, but the first thread computes it sooner."""
     compute_together(source, 3)  # starts a further thread
     slow, other, last = Model(), Model(), Model()
     for model in (slow, other):

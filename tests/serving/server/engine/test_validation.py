@@ -35,7 +35,7 @@ def test_an_empty_tensor_claims_no_size_that_no_message_has_and_axes_of_one_name
 
 
 BATCHES = 16
-"""The number of consecutive batches that must run alone so that the last of them may use every thread."""
+"""Of consecutive batches that each run alone, the batch with this number is the first that may use every thread."""
 
 
 def test_only_batches_that_come_alone_again_and_again_may_use_every_thread(repository: Repository) -> None:
@@ -63,7 +63,7 @@ def test_with_another_batch_being_computed_no_batch_is_alone(repository: Reposit
 
 
 def failing(error: Exception, *, of: float = 0) -> Script:
-    """A script that raises the error for batches that contain the value ``of``; by default, for 3 or more samples."""
+    """A script that raises the error for batches with the value ``of`` or, if ``of`` is 0, with 3 or more samples."""
 
     def compute(x: Array) -> Array:
         if of in x if of else len(x) > 2:

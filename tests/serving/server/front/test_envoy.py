@@ -85,7 +85,7 @@ def test_an_envoy_that_ends_or_hangs_is_started_again(models: Path, sent: int, r
 def test_an_envoy_that_misses_one_check_continues(models: Path) -> None:
     with structlog.testing.capture_logs() as log, live_server(ENVOY, models, limits=Limits(envoy_hang_seconds=0.2)):
         os.kill(pid := next(line["pid"] for line in log if line["event"] == "Envoy listens"), signal.SIGSTOP)
-        pass_time(2.5)  # the check after one second fails one second later, and the next one follows after three
+        pass_time(2.5)  # the check that starts at 1 s fails at 2 s, and the next check starts at 3 s
         os.kill(pid, signal.SIGCONT)
         assert not [line for line in log if line["event"] == "Envoy ended"]
 

@@ -99,7 +99,7 @@ def test_answers_that_are_never_taken_hold_up_nobody_and_their_memory_is_used_ag
 
     attack()
     before = target.memory()
-    for _ in range(12):  # each attack has 200 answers of 8 MB
+    for _ in range(12):  # in each attack, the server computes 200 answers of 8 MB
         attack()
     target.wait_for_memory(before + FLAT)
 

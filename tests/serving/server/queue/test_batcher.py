@@ -106,7 +106,7 @@ def test_a_request_that_can_no_longer_be_answered_in_time_is_not_computed(clock:
 
 
 def test_a_request_that_would_be_computed_only_just_in_time_is_dropped(clock: Clock) -> None:
-    """The batcher does not see how long sending takes, so it must assume that the answer would be late."""
+    """The batcher cannot know how long sending takes, so it drops a call that would have almost no time left for it."""
     queue = measured(clock)
     put(queue, KeptCall(4))
     computed = queue.take()
@@ -247,7 +247,7 @@ def test_a_stall_at_the_first_batch_of_a_size_counts_as_four_times_the_predictio
 
 def test_old_observations_are_ignored(clock: Clock) -> None:
     queue = batcher(clock, instances=2)
-    compute(queue, 1)  # since before the first observation, one instance computes a batch that takes long
+    compute(queue, 1)  # this batch begins before the first observation and does not end during the test
     observe(queue, (4, 4.0))
     clock.now += FRESH_SECONDS
     assert predict(queue, 4) == 4

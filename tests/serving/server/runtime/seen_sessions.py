@@ -18,7 +18,7 @@ Compute = Callable[..., object]
 
 
 class Binding(onnxruntime.IOBinding):  # type: ignore[misc]
-    """Records the inputs that are bound at fixed addresses. A test can change every other input before it is bound."""
+    """Records the inputs that are bound at fixed addresses. Tests can change the other inputs before they are bound."""
 
     def __init__(self, session: Any, change: Callable[[Rows], Rows]) -> None:
         super().__init__(session)

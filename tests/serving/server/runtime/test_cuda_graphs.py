@@ -100,7 +100,7 @@ def test_the_smallest_graph_that_holds_a_batch_computes_it_padded_with_its_last_
         compute(binding, *options)
 
     cuda.graphs.compute = noting
-    for samples in range(1, largest + 2):  # the last batch is larger than every graph
+    for samples in range(1, largest + 2):  # the last batch is too large for every captured CUDA graph
         assert len(runtime.run(rows(*range(1, samples + 1)))["y"]) == samples
     assert used == {group[-1]: group for group in groups}
     assert len(threads) == 1

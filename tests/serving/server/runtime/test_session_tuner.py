@@ -22,7 +22,7 @@ from tests.serving.server.runtime.seen_sessions import SeenSession
 
 CPUS = sorted(os.sched_getaffinity(0))
 COMPARED = 2 * 40
-"""The number of batches for a comparison. Each of the two sessions computes 8 to warm up and 32 to be measured."""
+"""The number of batches for a comparison. Each of two sessions computes 8 warm-up batches and 32 measured batches."""
 IMAGE = {"image": np.random.default_rng(1).integers(0, 256, (1, 28, 28), dtype=np.uint8)}
 
 
@@ -122,7 +122,7 @@ USELESS = {
     "it is not faster": (0.010, 0.009),
     "batches are short": (0.0001, 0.00001),
 }
-"""For each reason not to use a second session: the seconds per batch in the first session and in the second session."""
+"""A case for each reason not to use a second session: the seconds per batch in the first and in the second session."""
 
 
 @pytest.mark.parametrize("why", USELESS)

@@ -223,7 +223,7 @@ def test_fields_in_another_order_or_unknown_and_contents_like_a_head_are_read_as
 
 @OVER_GRPC
 def test_a_head_that_promises_more_contents_than_follow_is_refused(live: LiveServer) -> None:
-    """Whole messages with the same head or size come first. The server must not read bytes outside the message."""
+    """Complete messages with the same head or size come first. The server must not read bytes outside the message."""
     small, large = (
         request("classifier", image=np.zeros((count, 28, 28), np.uint8)).SerializeToString() for count in (2, 16)
     )

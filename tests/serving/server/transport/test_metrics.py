@@ -253,7 +253,7 @@ def test_the_port_for_metrics_has_health_too_and_stays_silent_in_the_log(few: Pa
         assert status("/metrics", "application/openmetrics-text; version=no-number") == 400
         assert status("/metrics", "application/openmetrics-text; version=1.0.0") == 200
         if transport == ENVOY:
-            until(every_place_is_answered)  # Envoy may count an earlier connection for a moment
+            until(every_place_is_answered)  # for a moment, Envoy may still count a closed connection
         with grpc.insecure_channel(server.address) as channel, connect():
             may_send = threading.Event()
             begun: Any = channel.stream_unary("/inference.GRPCInferenceService/ModelInfer")

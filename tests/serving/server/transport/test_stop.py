@@ -108,7 +108,7 @@ def test_calls_that_outlast_the_grace_period_are_ended_and_the_server_too(models
             ends = {call.exception(TIMEOUT).code() for call in calls}  # the calls end while the model still computes
             assert ends <= {UNAVAILABLE, grpc.StatusCode.CANCELLED}
             assert thread.is_alive()
-            gate.open()  # the model now answers a call that has ended
+            gate.open()  # the model returns a result after the call has ended
 
 
 def test_a_poll_that_loads_a_model_does_not_hold_up_the_stop(models: Path, transport: str) -> None:

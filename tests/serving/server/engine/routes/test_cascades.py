@@ -234,5 +234,5 @@ def test_a_cascade_within_a_cascade_names_the_models_that_answered_and_counts_wh
     assert answer.answered_by == (("fast", "slow") if inner_first else ("other",))
     running.gates.play(other=lambda x: x + np.float32(0.3 if inner_first else 0))
     with running.occupied("slow", queued=4):
-        # The inner cascade answers either the first two samples or the last two, so at most two answers are unsure.
+        # The inner cascade answers two samples, either the first two or the last two, so at most two count as unsure.
         assert running.infer("outer", [0.95, 0.6, 0.1, 0.2]).unsure == 2

@@ -46,7 +46,7 @@ def until_counted(running: Running, *expected: int) -> None:
 
 
 def copied(running: Running) -> list[list[float]]:
-    """For each batch of copied calls that the shadow model computed, its inputs."""
+    """The inputs of each batch of copied calls that the shadow model computed."""
     return [batch for batch in running.gates.batches["other"] if batch != [9]]
 
 

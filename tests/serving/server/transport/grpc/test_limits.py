@@ -58,7 +58,7 @@ def test_connections_that_begin_no_handshake_are_limited(models: Path, security:
 
 
 def test_a_connection_whose_handshake_does_not_come_is_closed(models: Path, security: dict[str, Any]) -> None:
-    """Without TLS, the server closes the connection because the connection is idle."""
+    """A connection without TLS has no handshake that could time out; the server closes it because it is idle."""
     with live_server(ENVOY, models, limits=Limits(peer_seconds=1), connection_idle_seconds=1, **security) as live:
         began = time.monotonic()
         with connect(live.server.address) as silent:

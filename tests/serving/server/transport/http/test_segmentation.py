@@ -39,7 +39,7 @@ class Asked(NamedTuple):
 
 @pytest.fixture(scope="module")
 def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    """A server that accepts only the host ``here``, so that another Host in a trailer would change the answer."""
+    """A server that accepts only the host ``here``: if it used a Host field from a trailer, its answer would change."""
     models = tmp_path_factory.mktemp("models")
     (models / "text").symlink_to(repository / "text")
     with live_server("grpc", models, http_port=0, instances=1, allowed_host=("here",)) as live:
@@ -127,7 +127,7 @@ class Comparison:
         Args:
             stream: The bytes to send, after which the server must close the connection.
             valid: The number of requests that the server must answer.
-            cuts: For each time that the stream is sent, the places at which it is cut.
+            cuts: For each transmission of the stream, the byte offsets at which it is split.
             refusal: The status of the refusal after these answers, if there is a refusal.
         """
         asked = read_by_h11(stream)[:valid]
@@ -150,7 +150,7 @@ def cut(stream: bytes, places: Sequence[int]) -> list[bytes]:
 
 
 def each_place(before: bytes, of_interest: bytes) -> list[tuple[int, ...]]:
-    """Return every choice of cuts to test: no cut, and one cut at each place inside or at an end of ``of_interest``."""
+    """Return every way to cut the stream: nowhere, or once, either inside ``of_interest`` or at its start or end."""
     return [(), *((place,) for place in range(len(before), len(before) + len(of_interest) + 1))]
 
 

@@ -1,4 +1,4 @@
-"""An exposed server disconnects clients that send or read too slowly, and counts connections without a handshake."""
+"""An exposed server disconnects slow clients, and its limit on connections includes those without a TLS handshake."""
 
 import json
 import socket

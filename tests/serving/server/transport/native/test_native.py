@@ -175,7 +175,7 @@ def test_many_servers_come_and_go(config: ServerConfig, tmp_path: Path, monkeypa
             (folder,) = tmp_path.iterdir()  # The private socket is in this folder.
             assert folder.stat().st_mode & 0o777 == 0o700  # Only this user may enter the folder.
         assert not list(tmp_path.iterdir())
-        gc.collect()  # a gRPC channel ends when it is collected
+        gc.collect()  # a gRPC channel closes when it is garbage-collected
         held.append((len(list(Path("/proc/self/fd").iterdir())), threading.active_count()))
     # grpcio keeps some files and threads for later servers.
     (first_files, first_threads), (last_files, last_threads) = held[2], held[-1]
