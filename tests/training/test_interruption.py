@@ -103,7 +103,7 @@ def test_ctrl_c_ends_with_one_line_and_the_run_resumes(finished: Finished, tmp_p
 
 
 class StopAt(Observer):
-    """Requests a stop at the nth check and at every later check."""
+    """Lets the first ``time`` checks pass, and asks the run to stop at every later check."""
 
     def __init__(self, time: int) -> None:
         self.left = time

@@ -1,4 +1,4 @@
-"""Two processes that train with gloo give the results of one process, and report everything once."""
+"""Two processes that train with gloo get the same results as a single process, and report everything only once."""
 
 import math
 import os

@@ -74,7 +74,7 @@ def test_a_whole_set_is_the_same_again_and_every_split_differs() -> None:
         load("outfits-independent", whole, sizes=SMALL).digest,
         load("outfits", whole, sizes=SMALL | {"test": 61}).digest,
     }
-    some = load("outfits", whole, sizes=SMALL, limit=5)  # composes only a part of the same data set
+    some = load("outfits", whole, sizes=SMALL, limit=5)  # generates only a part of the same data set
     assert (len(some.train), len(some.validation), len(some.test)) == (5, 5, 60)
     assert some.digest == data.digest
     assert np.array_equal(some.train.images, data.train.images[:5])

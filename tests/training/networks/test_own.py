@@ -174,7 +174,7 @@ def test_balanced_classes_count_alike_however_many_pictures_they_have(source: st
     steps = ("--epochs", 12, "--set", "batch_size=500", "--set", "learning_rate=0.1")
 
     def preference() -> float:
-        """Return how much the larger class's logit exceeds the other. The logits are the same for every picture."""
+        """Return the logit of the class with more pictures minus the other logit. Every picture has the same logits."""
         bias = weights(Path("run"))["bias"][0]
         return float(bias[0] - bias[1])
 
