@@ -195,9 +195,9 @@ def statistics(server: Serving) -> pb.ModelStatistics:
     return counted
 
 
-# Triton's own example clients, except for the two texts in OUR_WORDS. ``make triton-examples`` downloads them from
-# https://github.com/triton-inference-server/client (src/python/examples) into the folder TRITON_EXAMPLES. Without this
-# folder, these tests are skipped.
+# Triton's own example clients, in which only the two strings in OUR_WORDS are replaced. ``make triton-examples``
+# downloads them from https://github.com/triton-inference-server/client (src/python/examples) into the folder
+# TRITON_EXAMPLES. Without this folder, these tests are skipped.
 
 EXAMPLES = Path(os.environ.get("TRITON_EXAMPLES", ROOT / ".triton-examples/src/python/examples"))
 # The examples expect Triton's server name, and Triton's message for an unknown model.

@@ -68,7 +68,7 @@ class Host:
 
 
 class Caller:
-    """A running program of caller.py. Its calls can be read while the program runs.
+    """A process that runs caller.py. Its calls can be read while the process runs.
 
     Attributes:
         calls: The calls that have ended, in the order in which they ended.

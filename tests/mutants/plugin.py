@@ -25,8 +25,8 @@ def reached(number: int) -> None:
     folder = os.environ.get(REACHES)
     if folder is None:
         return
-    # Read the current test's name from a file, because this process may have been started by an earlier test. A test
-    # may have forbidden the process to open files.
+    # Read the current test's name from a file, because this process may have been started by an earlier test. This
+    # fails if a test has lowered the process's limit on open files.
     with contextlib.suppress(OSError):
         for running in Path(folder).glob(f"running.{os.environ.get('PYTEST_XDIST_WORKER', '*')}"):
             test = running.read_text()

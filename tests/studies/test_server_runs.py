@@ -89,7 +89,7 @@ def test_routes_measures_the_cascade_the_split_and_the_shadow(garments: Split, t
         assert accuracy["images"] == 200
     split, alone = turn["split"]["split"]["calls"], turn["alone"]["shadow"]["half"]
     assert sum(split["counts"].values()) == 1000
-    assert split["deviations"] < 5  # a higher value has the probability 1 in 1,000,000
+    assert split["deviations"] < 5  # by chance, about 1 run in 1,000,000 exceeds this limit
     assert alone["rate_per_s"] == pytest.approx(alone["peak_per_s"] / 2, rel=1e-3)
     assert 0 < turn["shadowed"]["shadow"]["half"]["copied"] <= 1
     assert "Of 1,000 calls to the split, " in text

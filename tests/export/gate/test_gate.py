@@ -92,7 +92,7 @@ def marked(few: Garments, *places: int) -> Garments:
 
 
 def only(few: Garments, place: int) -> Garments:
-    """The test images, all black except the image at this place."""
+    """A copy of the test images in which only the image at this place is not black."""
     images = np.zeros_like(few.images)
     images[place] = few.images[place]
     return replace(few, images=images)
@@ -103,7 +103,7 @@ def only(few: Garments, place: int) -> Garments:
     [
         (add_to_bias(np.nan), lambda few: few, r"^parity: batch 1: logits differ .* by nan, .* test image 0\."),
         (add_to_bias(np.inf), lambda few: few, r"^parity: batch 1: logits differ .* by (nan|inf), .* test image 0\."),
-        # Zeros hide the fault, so only the answer to image 5 differs. The first batch with image 5 has 2 images.
+        # The fault changes no answer to black images; image 5 is not black. The first batch with image 5 has 2 images.
         (turn_input_weights, lambda few: only(few, 5), r"^parity: batch 2: logits differ .* worst at test image 5\."),
         (take_logarithms, lambda few: few, r"^parity: batch 1: probabilities differ from those of the file's own"),
         (keep_first_row, lambda few: few, r"^parity: batch 2: logits have shape \[4, 10\], expected \[8, 10\]"),
