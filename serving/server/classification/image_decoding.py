@@ -41,7 +41,7 @@ _READERS: dict[bytes, type[ImageFile]] = {b"\x89P": PngImageFile, b"\xff\xd8": J
 _MAX_READS = 50_000
 """The largest number of pieces that Pillow may read from a file, about three for each chunk or segment. PNG encoders
 put 4 KiB or more into a chunk."""
-_MAX_HEADER_READS = 1_000  # the number of pieces before the pixel data, which Pillow keeps in memory
+_MAX_HEADER_READS = 1_000  # the limit on pieces before the pixel data, because Pillow keeps these pieces in memory
 
 _COMPRESSED = (b"zTXt", b"iTXt", b"iCCP")
 _MAX_COMPRESSED = 8
@@ -89,7 +89,7 @@ class EncodedImage:
 
     @property
     def is_large(self) -> bool:
-        """Whether decoding may take long and have to wait for memory. False for a file that `decoded` will refuse."""
+        """Whether decoding may be slow and may have to wait for memory. False for a file that `decoded` will refuse."""
         try:
             return self._decoding_bytes >= LARGE_BYTES
         except InvalidRequestError:

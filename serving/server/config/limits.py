@@ -20,7 +20,7 @@ class Limits:
     worker_answer_seconds: float = 5.0
     """How long the supervisor waits for a worker's answer before it continues without one, as the worker may hang."""
     worker_restart_seconds: float = 0.1
-    """The delay before a worker is replaced. The delay doubles each time another worker in succession ends early."""
+    """The delay before a worker is replaced. The delay doubles with each consecutive worker that ends early."""
     worker_stable_seconds: float = 60.0
     """A worker that ran for fewer seconds than this has ended early."""
     worker_attempts: int = 5
