@@ -3,8 +3,8 @@
 A free thread takes the next batch that is due, of any model, and computes the batch. No thread waits for a fuller
 batch, because the calls that arrive while every instance of a model is busy become the next batch.
 
-A transport may provide a function with which one thread at a time *receives*. The receiving thread queues the calls
-that have arrived, and then computes the batch that is due, while the next free thread receives.
+A transport may provide a function that *receives* calls. Only one thread at a time calls this function, which queues
+the calls that have arrived. The thread then computes the batch that is due, while the next free thread receives.
 
 At first, the pool has one thread for each instance of a model. Slow models could occupy all these threads. Then the
 server could neither receive nor refuse calls, nor compute other models. So a further thread starts if no thread is
@@ -67,7 +67,7 @@ class ComputePool:
         self._receive: Receive | None = None
         self._receiver: int | None = None  # the thread that receives
         self._receptions = 0
-        self._unreceived = threading.Event()  # set while no thread receives or has been woken to receive
+        self._unreceived = threading.Event()  # set if no thread receives calls, and none was woken to do so
         self._summoned = False  # whether a thread may receive even while ``threads`` other threads are busy
         self._computing: set[int] = set()  # threads that compute
         self._after: dict[Callable[[], None], None] = {}  # in the order of the calls to ``after_batch``
@@ -90,8 +90,8 @@ class ComputePool:
             self.wake()
 
     def gather_offers(self, wake_later: Callable[[], None]) -> None:
-        """Let this thread offer several calls before a batch is taken. Each offer then calls ``wake_later``, which must
-        make sure that ``wake`` is called soon."""
+        """Let this thread offer several calls before a batch is taken. In this thread, ``offer`` then calls
+        ``wake_later``, which must make sure that ``wake`` is called soon."""
         self._wake_later[threading.get_ident()] = wake_later
 
     def wake(self) -> None:
@@ -212,7 +212,7 @@ class ComputePool:
                 others = len(self._running) - self._waiting - 1
                 if self._offers != offers or (self._receiver is None and self._may_receive(others)):
                     continue
-                # if this pool receives calls, one more thread is kept, so that it can receive during slow batches
+                # if this pool receives calls, it keeps one more thread, which can receive while the others compute
                 enough = self.threads + (self._receive is not None)
                 is_surplus = self._waiting + (self._receiver is not None) >= enough
                 if self._closed or (is_surplus and seconds is None):
@@ -224,7 +224,7 @@ class ComputePool:
                 self._waking = max(0, self._waking - 1)
 
     def _may_receive(self, others: int) -> bool:
-        """Whether a thread may start to receive calls while ``others`` threads work and none receives calls. If too
+        """Whether a thread may start to receive calls when no thread receives and ``others`` threads compute. If too
         many threads worked, they would take the interpreter lock from each other, and batches would be smaller."""
         return self._receive is not None and (self._summoned or others < self.threads)
 

@@ -133,7 +133,7 @@ class Engine:
         self.epoch += 1
         self.failures.forget_others(name, versions)
         for model in before:
-            # a route has no queue, because its members queue and compute the calls
+            # a route has no queue to empty, because its calls wait in the queues of its members
             if model in models or not isinstance(model, ServedModel):
                 continue
             retiring = threading.Thread(target=self._retire, args=[model, wait], name="retire", daemon=True)
@@ -154,7 +154,7 @@ class Engine:
 
     def _retire(self, model: ServedModel, keep_memory: bool) -> None:
         """Close a model. Unless ``keep_memory``, return all freed memory to the system, so that new versions do not
-        make the process larger. The return of the memory delays all calls by about 20 ms."""
+        make the process larger. Returning the memory delays all calls by about 20 ms."""
         model.close()
         log.info("model retired", model=model.name, version=model.version)
         shrink_arena()
@@ -229,7 +229,7 @@ def _mib(stamps: Iterable[Stamp]) -> float:
 
 
 def _last_used(models: list[ServedModel]) -> tuple[bool, int]:
-    """Return a sort key that puts the least recently used model first, and models that are computing last. A model that
-    has not been called counts as used when it was loaded."""
+    """Return a sort key that puts the least recently used model first, and models that are computing last. For a
+    model that has never been called, the time of loading counts as its last use."""
     is_busy = any(model.batcher.waiting or model.batcher.computing for model in models)
     return is_busy, max(max(model.started_ns, model.statistics.last_inference_ns) for model in models)

@@ -107,7 +107,7 @@ class ModelLoader:
                 model = loaded or model  # if a file was damaged in place, its loaded model still serves
             if model is not None:
                 chosen[version] = model
-        require_running(self.stopping)  # a server that stops changes no models
+        require_running(self.stopping)  # while the server stops, no model is changed
         if any_failed:  # a served version stays until a new version has been loaded
             for version, model in before.items():
                 if len(chosen) < limit:

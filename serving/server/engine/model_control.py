@@ -36,8 +36,8 @@ class ModelControl:
     """The `Control` of this process. Thread-safe: one change at a time, while requests continue."""
 
     def __init__(self, engine: Engine, versions: Mapping[str, tuple[int, ...]], runtimes: RuntimeFactory) -> None:
-        """Control an engine that is not open yet. If this process replaces a worker, it starts with ``versions``: those
-        that the other workers serve, for each model and route. Otherwise, ``versions`` is empty."""
+        """Control an engine that is not open yet. If this process is the replacement for a worker that ended, it starts
+        with ``versions``, which the other workers serve, by model and route. Otherwise, ``versions`` is empty."""
         self.on_change: Callable[[], None] = lambda: None
         """Called after each change of the served models."""
         self._engine = engine
@@ -191,7 +191,7 @@ class ModelControl:
 
     def _want(self, names: Collection[str]) -> set[str]:
         """Return which names are routes, and prepare these routes for ``_serve_routes``. With --max-loaded-mib, let
-        calls load the other models, but keep the models of --load-model and the routes' members loaded."""
+        calls load all other models, except those of --load-model and the members of routes, which stay loaded."""
         routes = self._routes.among(names)
         with self._change():
             self._routes.want(routes)

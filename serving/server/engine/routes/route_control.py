@@ -24,7 +24,7 @@ log = structlog.get_logger()
 
 
 class RouteControl:
-    """Serves each route while all its members serve. Only one thread at a time may use this object."""
+    """Serves each route for as long as all its members are available. Only one thread at a time may use this object."""
 
     def __init__(self, engine: Engine, loader: ModelLoader) -> None:
         """``loader`` counts the loads of routes, and records why a route does not serve or why a change fails."""
@@ -79,7 +79,7 @@ class RouteControl:
             raise StartError(self._loader.failures[name, ROUTE_VERSION].reason)
 
     def refresh(self) -> None:
-        """Serve the routes that can serve, and take the other routes out of service."""
+        """Serve each route with a valid file and available members. Take the other routes out of service."""
         self._resolved, self._reasons = {}, {}
         routes, problems = self._resolved, self._reasons
         for name in sorted(self.wanted):
@@ -154,8 +154,8 @@ class RouteControl:
     def _shadow(
         self, settings: RouteSettings, first: Servable, serving: ServedRoute | None, above: tuple[str, ...]
     ) -> tuple[Servable | None, str]:
-        """Return the shadow and "", or None and the reason why it is not served ("" if the route has no shadow). Raise
-        UserError if the route must not serve without its shadow (docs/reference/routes.md)."""
+        """Return (shadow, ""), or (None, reason) if the shadow cannot be served, or (None, "") if the route has none.
+        Raise UserError if the route must not serve without its shadow (docs/reference/routes.md)."""
         if settings.shadow is None:
             return None, ""
         member = settings.shadow.member

@@ -21,9 +21,9 @@ log = structlog.get_logger()
 
 
 class MemberCall(Call):
-    """A route's call to a member, with all samples of the caller's call or, in a cascade, with those of which the
-    previous member was not sure. This object is also the queue in which the caller's call waits. The thread that
-    computed the member's answer calls ``answer``, or ``_settle`` if the answer completes the caller's call."""
+    """A route's call to a member, with all samples of the caller's call. In a cascade, each later member gets only the
+    samples of which the previous member was not sure. This object is also the queue in which the caller's call waits.
+    The thread that computed the member's answer calls ``answer``, or ``_settle`` if the answer completes that call."""
 
     rows: npt.NDArray[np.intp] | None = None
     """Which samples of the caller's call this member gets, as indices; None for the first member, which gets all."""
@@ -92,7 +92,7 @@ class MemberCall(Call):
         return key[1]
 
     def answer(self, result: InferenceResult) -> None:
-        """Answer the caller's call, or queue the samples of which this member is not sure for the next member."""
+        """Answer the caller's call, or, if this member is not sure of some samples, queue them for the next member."""
         stage: MemberCall = self
         try:
             doubtful = self._take(result)
@@ -142,8 +142,8 @@ class MemberCall(Call):
             self.low_confidence += timings.low_confidence  # this number is above 0 only if the member is a cascade
             return None
         doubtful = np.flatnonzero(~accepted)
-        # An inner cascade reports how many of its answers are unsure, but not which ones. The samples that are passed
-        # on get a new answer, so the number of unsure answers that remain is at most the number of other samples.
+        # An inner cascade reports how many of its answers are unsure, but not which ones. Every sample that is passed
+        # on gets a new answer, so only the samples that are not passed on can keep an unsure answer.
         self.low_confidence += min(timings.low_confidence, len(got) - len(doubtful))
         if rows is not None:
             return np.asarray(rows[doubtful])

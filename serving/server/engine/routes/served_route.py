@@ -153,7 +153,7 @@ class ServedRoute:
 
 
 class _Copy(Call):
-    """A copy of a call that was answered."""
+    """A copy of a call for the shadow, made as soon as the route has the call's answer."""
 
     may_use_all_threads = False
 
