@@ -139,7 +139,7 @@ class Secrets:
         for name, content in secrets.items():
             new = self._folder / f"{name}.new"
             new.write_bytes(content)
-            new.replace(self._folder / f"{name}.json")  # Envoy reads a file that is renamed into its place
+            new.replace(self._folder / f"{name}.json")  # Envoy reloads a file that a rename replaces
         self._written = secrets
 
     def _read(self) -> dict[str, bytes]:

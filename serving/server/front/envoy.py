@@ -55,7 +55,7 @@ class Envoy:
         self._program = _program(config)
         self._config = config
         place = _IN_MEMORY if os.access(_IN_MEMORY, os.W_OK) else Path(tempfile.gettempdir())
-        # Remove folders with keys that killed servers have left. The kernel has released the locks in these folders.
+        # Remove the folders in which killed servers left keys. The kernel has released the locks in these folders.
         for forgotten in place.glob(f"{_PREFIX}*/{_LOCK}"):
             with suppress(OSError), forgotten.open() as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -194,7 +194,7 @@ class Envoy:
             except OSError as error:
                 log.warning("Envoy keeps the previous TLS certificates", reason=str(error))
             if self._ask("GET", "/ready") is None:
-                # Not since the last answer, because this process may have been paused in the meantime, as Envoy was.
+                # The time does not count from the last answer, because this process may have been paused with Envoy.
                 silent_since = silent_since or time.monotonic()
                 longest = limits.envoy_hang_seconds if self._listens else _START_SECONDS
                 if time.monotonic() - silent_since > longest:

@@ -1,6 +1,6 @@
-"""python launch.py PARENT ENVOY ARGUMENT... becomes Envoy, which ignores SIGINT and SIGTERM, and ends with the server.
-This is a separate program that imports nothing of hangtag, because a function that runs between fork and exec could
-wait for ever for a lock that another thread of the server held."""
+"""python launch.py PARENT ENVOY ARGUMENT... replaces itself with Envoy, which then ignores SIGINT and SIGTERM, and is
+killed when the server ends. This is a separate program that imports nothing of hangtag, because a function that runs
+between fork and exec could wait for ever for a lock that another thread of the server held."""
 
 import ctypes
 import os

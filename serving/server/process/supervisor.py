@@ -198,11 +198,11 @@ class Supervisor:
 
     def _change(self, change: Literal["load", "unload"], name: str) -> None:
         """Make a change in all workers. No worker starts meanwhile, so each worker gets the change or starts after
-        it. Before the change, wait until every worker that is being started listens.
+        it. Before the change, wait until all workers that are still starting have begun to listen.
 
         Raises:
-            ControlError: The server does not change models on request, no worker runs, a worker is still loading its
-                models, or the first worker ended or could not make the change. Nothing has changed.
+            ControlError: Nothing has changed, because changing models on request is off, no worker runs, a worker is
+                still loading its models, or the first worker failed to make the change.
             NotFoundError: There is no such model, or no worker serves it.
             UnavailableError: All workers are stopping.
         """

@@ -122,8 +122,8 @@ class PeerError(Exception):
 
 class Peer:
     """The process at the other end of a pipe. Each of the two processes can call functions of the other. A message
-    consists of the call's number, the function's name and the arguments. A reply consists of the call's number, None,
-    and the answer or the exception that the function raised."""
+    consists of the call's number, the function's name and the arguments. A reply consists of the call's number, None
+    in place of a name, and the function's result or the exception that it raised."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection

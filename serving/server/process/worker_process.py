@@ -50,8 +50,8 @@ class WorkerProcess(Peer):
         """Let the worker call these functions, until its process has ended. Then free the process's descriptors."""
         self.answer_calls(functions)
         self._process.join()
-        # multiprocessing checks all its processes whenever it starts a process, so another thread may notice the end
-        # first. join then returns before that thread has recorded the exit code, and close would raise ValueError.
+        # Whenever multiprocessing starts a process, it polls all others, so another thread may be the first to notice
+        # this process's end. Then join returns before that thread records the code, and close would raise ValueError.
         while (code := self._process.exitcode) is None:
             time.sleep(_PAUSE_SECONDS)
         self._process.close()
