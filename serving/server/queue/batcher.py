@@ -12,7 +12,7 @@ policy:
    If several instances are free, and the measured service time shows that this is worthwhile, the queued calls are
    divided among these instances.
 3. Delay, off by default. With max_queue_delay, a batch that is not full is held back until one of its calls has waited
-   for the delay, or for half of the time that it can spare before its deadline.
+   for the delay, or has used half of that call's spare time before its deadline.
 4. Admission. ``put`` refuses a call at once after ``close`` (UnavailableError), if max_queue_size calls wait
    (QueueFullError), or if, by the measured service time, the answer would miss its deadline (DeadlineError).
 5. Dropping. ``take`` leaves out calls that were cancelled or can no longer be computed in time, so that no computation
@@ -34,9 +34,9 @@ from hangtag.serving.server.queue.call import Call
 from hangtag.serving.server.queue.service_time import ServiceTime
 
 RESERVED_SHARE = 0.2
-"""The batcher does not see the time before a call is read and after the answer is sent. These times are long while all
-instances are busy, so 20 % of the time to the deadline is reserved for them. Without a reserve, nearly every answer of
-an overloaded server would come just too late (studies/bench/README.md)."""
+"""The batcher does not see the time before a call is read and after the answer is sent. While all instances are busy,
+this unseen time is long, so 20 % of the time to the deadline is reserved for it. Without a reserve, nearly every answer
+of an overloaded server would come just too late (studies/bench/README.md)."""
 
 _WORTH_DIVIDING_SECONDS = 0.0005
 """Queued calls are divided among free instances only if the last answer is then earlier by at least this time."""
@@ -191,7 +191,7 @@ class Batcher:
         """Return the time by which a call's batch must be finished. Raises DeadlineError if the call would be late."""
         predict = self._service_time.predict
         whole_batches, rest = divmod(self.queued_samples, self.max_batch_size)
-        # If a whole batch already waits, this call's batch will be full too, because later calls join the batch.
+        # If the waiting calls fill a whole batch, later calls will also fill the batch of this call.
         own = self.max_batch_size if whole_batches else min(rest + call.samples, self.max_batch_size)
         expected = predict(own)
         if whole_batches:

@@ -50,7 +50,7 @@ class Queue(Protocol):
 
 class Call(ABC):
     """A request in a model's queue. Each transport and the routes have a subclass. A call gets exactly one outcome: the
-    thread that computed or dropped the call calls ``answer`` or ``fail`` once, which must not block. Under its lock,
+    thread that computed or dropped it invokes ``answer`` or ``fail`` once. Neither method may block. Under its lock,
     the queue decides which thread gives the outcome, and marks the call ``done``."""
 
     inputs: Tensors

@@ -8,11 +8,11 @@ FRESH_SECONDS = 1.0
 """Observations older than this many seconds are ignored, because the machine may be idle by now."""
 
 _NEWEST_SHARE = 0.2  # weight of the newest batch in the running mean of its size class
-_WEIGHT_DECAY = 0.98  # each size class keeps this share of its weight whenever a batch is observed
+_WEIGHT_DECAY = 0.98  # whenever a batch is observed, the weight of each size class is multiplied by this
 _MIN_WEIGHT = 0.01  # each size class keeps at least this weight, because one class alone gives no slope
 _STALL_FACTOR = 4.0
 """A measured time is capped at this many times the mean time of its size class, because the machine may have paused.
-The first measured time of a class is capped at this many times the predicted time, if there is a prediction."""
+The first time measured for a size class is capped at this many times the predicted time, if there is a prediction."""
 
 
 class ServiceTime:
@@ -25,8 +25,8 @@ class ServiceTime:
         self.fresh_until = -math.inf
         """Until when the observations are fresh."""
         self.held = False
-        """Whether old observations stay in use, because one batch may take longer than FRESH_SECONDS. The batcher sets
-        this while batches are computed, if the observations were fresh when the first of these batches began."""
+        """Whether to use observations older than FRESH_SECONDS too, because a single batch may take longer. If the
+        observations are fresh when an idle model begins a batch, the batcher sets this until the model is idle."""
         self._fitted: tuple[float, float] | None = (0.0, 0.0)  # a and b; None if a batch was observed since the fit
 
     def observe(self, samples: int, seconds: float) -> None:

@@ -1,7 +1,7 @@
 """Decides whether a loaded model's requests are batched: by the operator's setting, the export's check, or a trial.
 
-A file's axes do not show whether rows are independent. Softmax, a sum or a reversal along the first axis keeps that
-axis's name and size, but mixes up the answers of callers whose requests share a batch. So a trial computes the same
+A file's axes do not show whether rows are independent. An operator along the first axis, such as softmax, may keep the
+axis's name and size, but mix values of different callers whose requests share a batch. So a trial computes the same
 inputs alone and in batches. The import runs a long trial. If the file records no check, the server runs a short trial.
 """
 
@@ -128,8 +128,8 @@ def _trials(runtime: Runtime, extent: Extent) -> Iterator[tuple[int, list[Tensor
     """For each length at which the model runs, yield the length, samples, and the model's answer to each sample alone.
     Raises InferenceError if the model fails on every synthetic input.
 
-    The length is the size of every dynamic axis after an input's first axis. If the model fails, only the first input
-    with such axes keeps it; the others get size 1, because the second axis of a recurrent state may be the batch axis.
+    The length is the size of every dynamic axis after an input's first axis. If the model fails, these axes have size 1
+    in all inputs but the first that has such axes, because the second axis of a recurrent state may be the batch axis.
     """
     signature = runtime.signature
     formats = _TEXT_FORMATS if any(spec.datatype == "BYTES" for spec in signature.inputs) else _TEXT_FORMATS[:1]
@@ -206,7 +206,7 @@ def _tolerances(runtime: Runtime, operators: Set[str]) -> Mapping[int, _Toleranc
 
 
 def _all_equal(answers: Sequence[Tensors]) -> bool:
-    """Whether all samples get equal answers, so that swapped rows, for example, would go unnoticed."""
+    """Whether all samples get equal answers. If they do, swapped rows, for example, would go unnoticed."""
     first, *others = answers
     return all(
         np.array_equal(array, other[name], equal_nan=array.dtype.kind == "f")
@@ -262,8 +262,8 @@ def _largest_difference(
 
 
 def _scales(answers: Sequence[Array], tolerances: Mapping[int, _Tolerance]) -> Array:
-    """Return the scale of each value of an output as an array [1, ...], or one scale for all values. A difference may
-    be at most ``place`` times the scale."""
+    """Return the scale of each value of an output as an array [1, ...], or one scale for all values. A value may differ
+    from the expected value by at most ``place`` times its scale."""
     if answers[0].dtype.kind != "f" or len({answer.shape for answer in answers}) != 1:
         return np.ones(())
     tolerance = tolerances[answers[0].dtype.itemsize]

@@ -67,7 +67,7 @@ _COPY = (
     b"b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01"  # output y: FLOAT [1]
     b"B\x04\n\x00\x10\x11"  # opset 17
 )
-"""An ONNX file that copies a number. Source: onnx.proto of ONNX 1.18."""
+"""An ONNX model that returns its input, one number, unchanged. Source: onnx.proto of ONNX 1.18."""
 
 
 class Gpu(NamedTuple):
@@ -198,7 +198,7 @@ def operators(session: onnxruntime.InferenceSession) -> set[str]:
 
 
 def graph_options(number: int) -> onnxruntime.RunOptions:
-    """Return run options that capture the CUDA graph of this number, and later replay it. With -1, no graph is used."""
+    """Return run options that capture a CUDA graph under this ID, and later replay it. With -1, no graph is used."""
     options = onnxruntime.RunOptions()
     options.add_run_config_entry("gpu_graph_id", str(number))
     return options

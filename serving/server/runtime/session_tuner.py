@@ -1,9 +1,9 @@
 """Computes a batch with more threads if nothing else is being computed and measurements show a gain.
 
-Sessions of one thread each are best for many calls in flight. A session with all threads is best for one call after
-another. Opening this second session takes memory and time, so a separate thread opens it, and only if batches are
-computed one at a time. Then both sessions compute the next such batches in turn. The session with the lower 90th
-percentile of times computes such batches for a while, until both are compared again. A median would hide that threads
+Sessions of one thread each are best for many calls in flight. For sequential calls, one session with all threads is
+best. Opening this second session takes memory and time, so a separate thread opens it, and only if batches are computed
+one at a time. Then both sessions compute the next such batches in turn. The session whose 90th percentile of times is
+lower computes such batches for a while, until the two sessions are compared again. A median would hide that threads
 often wait for a processor.
 """
 
@@ -24,7 +24,7 @@ log = structlog.get_logger()
 _WORTH_THREADS_SECONDS = 0.0002
 """A second session is opened if a batch takes longer than this while no other batch is computed."""
 _THREADS_GAIN = 0.85
-"""The second session is used if the 90th percentile of its times is at most this many times that of the first."""
+"""The second session is used if the 90th percentile of its times, divided by that of the first, is at most this."""
 _WARM_UPS = 8
 """The batches that each session computes before the comparison. Their times do not count, because the first batches
 allocate memory, and may be slowed down while other models are loaded."""
@@ -60,7 +60,7 @@ class SequentialSessionTuner:
         return self.session is not self._first
 
     def compare(self, compute: Compute) -> dict[str, Array]:
-        """Compute a batch while ``settled`` is 0; the sessions take turns. Raises no error of the second session."""
+        """Compute a batch while ``settled`` is 0: the sessions take turns. If the second fails, the first is used."""
         second, (first_times, second_times) = self._second, self._times
         if second is not None and len(second_times) < len(first_times):
             return self._try_second(compute, second)
