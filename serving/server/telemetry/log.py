@@ -19,8 +19,8 @@ from hangtag.printable import escaped
 from hangtag.serving.server.config.limits import Limits
 
 PERIOD = 10.0
-"""In this many seconds, only a limited number of lines (the burst) is written for one event. The event's first line
-after that says how many lines were dropped."""
+"""The length in seconds of a period in which only a limited number of lines (the burst) is written for one event. The
+event's first line after the period says how many lines were dropped."""
 INFO_BURST = 5
 """The burst for an event that reports no problem. The burst for a warning or an error is `Limits.log_burst`."""
 
@@ -35,13 +35,13 @@ _SUBJECTS = ("model", "version", "file", "worker")
 class RateLimit:
     """A structlog processor that drops repeated lines, so that no client can fill the log. Thread-safe. All log lines
     of one kind of problem share one limit. For any other event, each model and each worker has its own limit, because
-    at the start each of them writes a line. Clients cannot invent names of models or workers."""
+    at the start all of them may log the same event. Clients cannot invent names of models or workers."""
 
     def __init__(self, burst: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._burst = burst
         self._clock = clock
         self._lock = threading.Lock()
-        self._seen: dict[tuple[str, ...], tuple[float, int]] = {}  # event and subject -> start of a period, lines in it
+        self._seen: dict[tuple[str, ...], tuple[float, int]] = {}  # (event, subject) -> (period's start, line count)
 
     def __call__(self, _logger: object, method: str, event_dict: EventDict) -> EventDict:
         problem = method in _PROBLEMS

@@ -95,7 +95,7 @@ _REASONS = {
 _ALERTED_CODES = ("RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "INTERNAL")
 _OUTCOMES = ("ok", "error")
 _Versions: TypeAlias = Mapping[tuple[str, str], VersionState]
-"""Versions by the values of the labels in _MODEL."""
+"""States of model versions, by the values of the metric labels that _MODEL lists."""
 
 
 def metrics_of(state: ServerState) -> Iterator[Metric]:
@@ -120,7 +120,7 @@ def exposition(state: Callable[[], ServerState], accept: str) -> tuple[bytes, st
 
 
 def _with_zeros(state: ServerState) -> ServerState:
-    """Add zeros for the failures and loads that alerts watch, if none has happened yet."""
+    """Add a count of 0 for each kind of failure or load that alerts watch, if none has happened yet."""
     none = BucketHistogram.of(SECONDS_BOUNDS)
     served = [version for version in state.versions if version.state == READY]
     failures = {(version.name, version.version, code): none for version in served for code in _ALERTED_CODES}

@@ -111,16 +111,16 @@ class ServerState(Mergeable):
     versions: tuple[VersionState, ...] = field(default=(), metadata={"merge": _by_name_and_version})
     """Every version that is served, is being loaded, or failed to load."""
     failures: dict[FailureKey, BucketHistogram] = field(default_factory=dict)
-    """The seconds from arrival to error of the requests that ended with an error."""
+    """For requests that ended with an error: the seconds from arrival to the error."""
     loads: dict[tuple[str, str], int] = field(default_factory=dict)
     """Number of loads by model and outcome: "ok", "error" or "evicted"."""
     transports: dict[tuple[str, str], int] = field(default_factory=dict)
-    """Number of processes by their transport ("native" or "grpc") and the reason for it."""
+    """Number of processes, by transport ("native" or "grpc") and by the reason why this transport was chosen."""
     workers: Workers = field(default=Workers(), metadata={"merge": first})
     """Set by the supervisor, if there is one."""
     shed: dict[str, int] = field(default_factory=dict)
-    """Number of requests by model that were refused because waiting requests had reached their limit. The key "" has
-    the requests that were refused before they were read."""
+    """For each model, the number of requests that were refused because a queue was full or requests used too much
+    memory. The key "" has the requests that were refused before they were read."""
     store: StoreState | None = field(default=None, metadata={"merge": first})
     """Set by the process that follows a model store; None if the models come from a folder."""
 
