@@ -1,5 +1,5 @@
-"""The transports grpc, native and http. `choose_transport` chooses between grpc and native. Only the transport itself
-uses its network library, except that ``wire`` also uses gRPC."""
+"""The transports grpc, native and http. `choose_transport` chooses between grpc and native. No other code uses a
+transport's network library, except that ``wire`` uses gRPC."""
 
 import importlib
 import re

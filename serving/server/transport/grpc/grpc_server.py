@@ -85,7 +85,7 @@ class GrpcServer:
         options = [
             ("grpc.max_receive_message_length", message_bytes),
             ("grpc.max_send_message_length", message_bytes),
-            # Only workers share the port, because a second server would silently get a part of the calls.
+            # A single process does not share its port, because a second server would silently get some of the calls.
             ("grpc.so_reuseport", int(config.workers > 1)),
             # Above this limit, gRPC's core answers CANCELLED without a message. The limit is so high that a full queue,
             # which answers RESOURCE_EXHAUSTED, takes effect first.

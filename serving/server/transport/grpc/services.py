@@ -103,8 +103,8 @@ class Handlers(grpc.GenericRpcHandler):
                     status = error.status
                 except Exception as error:
                     status = call_status(error, path, request)
-                # ``abort`` raises an exception that a reference cycle keeps in memory, with this frame and any error
-                # that is being handled. So ``request`` is cleared before, and ``abort`` is called after ``except``.
+                # The exception that ``abort`` raises stays in memory, in a reference cycle with this frame and any
+                # error being handled. So ``request`` is cleared before, and ``abort`` is called after ``except``.
                 request = None
                 return await context.abort(*status)
             finally:

@@ -174,7 +174,7 @@ class _Stream:
         self._held += held - call.held
         call.held = held
         if answer:
-            # After a large answer, each smaller one halves the estimate, so that few later requests are delayed.
+            # After a large answer, each smaller one halves the expected answer size, so few later requests must wait.
             self._expected = max(answer, self._expected // 2)
         self._changed.set()
 

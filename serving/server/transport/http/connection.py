@@ -23,7 +23,7 @@ _MAX_UNREAD_BYTES = 2 * MAX_HEAD_BYTES
 """Size limit of an incomplete head, or of a chunked body's trailers. It is higher than MAX_HEAD_BYTES, because it also
 counts the spaces around values."""
 MAX_PIPELINED = 100
-"""How many requests may wait on a connection for an earlier one. A client may send ten thousand at once."""
+"""How many requests may wait on one connection for earlier answers. A client may send ten thousand at once."""
 _LINGER_SECONDS = 2.0
 _HOST = re.compile(rb"[\w.~!$&'()*+,;=%:\[\]-]*")  # RFC 9110: a name or an address, and a port
 _NO_TRAILERS = (b"connection", b"proxy-connection", b"upgrade")

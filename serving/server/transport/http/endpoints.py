@@ -171,8 +171,8 @@ class Endpoints:
         host, origin = request.header("host"), request.header("origin")
         if b"origin" in request.headers and origin.partition("://")[2] != host:
             raise ForeignOriginError(
-                f"a page of {origin} may not load and unload models here; only this server's own pages "
-                "and programs that send no Origin may"
+                f"a page of {origin} may not load or unload models here; this is allowed only for this server's own "
+                "pages and for programs that send no Origin header"
             )
         config = self._engine.config
         if config.token_file is None:  # a web page of another site has no token

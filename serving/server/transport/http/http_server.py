@@ -32,7 +32,7 @@ from hangtag.serving.server.wire.transport_call import LARGE_MESSAGE, submit, su
 _BACKLOG = 2048
 _POLL_SECONDS = 0.005
 _CLOSE_SECONDS = 0.1
-"""The minimum time for closing idle connections, even if the grace period is shorter."""
+"""Connections get at least this many seconds to close, even if the grace period is shorter."""
 _INFER = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?/infer")
 _OPEN_PATHS = frozenset({"/", "/v2/health/live", "/v2/health/ready"})
 """Paths that need no token: the page asks for one, and probes of orchestrators and load balancers cannot send one."""
@@ -138,7 +138,7 @@ class HttpServer:
             submit(request, query)
 
     def _refuse(self, request: HttpRequest, error: ServerError) -> HttpResponse:
-        """Return the response for a request that is not read. A refused caller gets no span."""
+        """Return the response to a request that is refused before all of it is read. A refused caller gets no span."""
         method = ""
         if isinstance(error, MessageTooLargeError | QueueFullError):
             is_classify = request.path.startswith("/v1/classify")

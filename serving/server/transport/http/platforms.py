@@ -41,7 +41,7 @@ _BINARY = "application/vnd.sagemaker-triton.binary+json"
 _SENT_LENGTH = re.compile(rb"\r\n%b: (\d+)\r\n" % HEAD_LENGTH)
 _HEAD_LENGTH = re.compile(re.escape(_BINARY) + r"; *json-header-size=(\d+)")
 _URL_FILE = ".url"
-"""A file in a copied model's folder, from which all workers learn where the model was unpacked."""
+"""A file that is added to a copied model's folder, so that all workers can read where the model was unpacked."""
 _NO_ROOM = re.compile("bad_alloc|bad allocation|allocate memory|No space left")
 """How messages of ONNX Runtime, C++ and Linux say that memory or a disk is full."""
 
@@ -81,8 +81,8 @@ class PlatformEndpoints(Endpoints):
         return response
 
     async def predict(self, request: HttpRequest) -> HttpResponse:
-        """Answer a call from Vertex AI: {"instances": [...]} gets {"predictions": [...]}. An instance is a picture,
-        {"b64": "..."}, or the value of the model's input, or an object with a value for each input."""
+        """Answer a call from Vertex AI: {"instances": [...]} gets {"predictions": [...]}. An instance is
+        {"b64": "..."} for a picture, the value of the model's input, or an object with a value for each input."""
         content = parse_json(await decompressed(request))
         instances, top_k = content.get("instances"), parameters_of(content, "the request").get("top_k", 0)
         if not isinstance(instances, list) or not instances:
