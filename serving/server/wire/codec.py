@@ -42,8 +42,8 @@ def parse_message(parse: Callable[[bytes], T], message: object, method: str) -> 
 
 
 def _decode_inputs(request: pb.ModelInferRequest, signature: Signature) -> tuple[Arrays, dict[str, str]]:
-    """Return the request's arrays and their datatypes, by input name. A message may hold a million inputs, but one more
-    than the model has is enough to detect an unknown or duplicate input."""
+    """Return the request's arrays and their datatypes, by input name. A message may hold a million inputs, so decoding
+    stops after one input more than the model has, which is enough to detect an unknown or duplicate input."""
     raw = request.raw_input_contents
     if raw and len(raw) != len(request.inputs):
         raise InvalidRequestError(
@@ -150,8 +150,8 @@ def serialized(response: pb.ModelInferResponse | bytes) -> bytes:
 
 
 def _head_of(request: pb.ModelInferRequest, message: bytes) -> bytes | None:
-    """Return the bytes of a message that precede the contents of its only tensor, or None if two requests with these
-    bytes may differ in more than the contents."""
+    """Return a message's bytes up to the contents of its only tensor, or None if these bytes do not determine all of
+    the request except those contents."""
     has_one_tensor = len(request.inputs) == len(request.raw_input_contents) == 1
     if not has_one_tensor or request.inputs[0].datatype not in BY_VALUE or request.parameters:
         return None

@@ -32,7 +32,7 @@ Result = TypeVar("Result")
 log = structlog.get_logger()
 
 _SWITCH_SECONDS = 0.001
-"""How long a thread may keep the interpreter lock while another thread waits for it. With Python's default of 5 ms,
+"""How long a thread may keep the interpreter lock while another waits for it. With Python's default interval of 5 ms,
 the event loop and the computation delayed each other, and 64 HTTP connections got 20 % fewer answers per second."""
 
 _starting = threading.Lock()

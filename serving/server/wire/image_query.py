@@ -1,5 +1,5 @@
-"""Turns a classification into queries: an image for one model, or for several models that are compared. Prepares the
-image, and reads the labels and their probabilities from the model's outputs.
+"""Turns a request to classify an image, or to compare models on it, into one query for each model. Prepares the image,
+and reads the labels and their probabilities from the model's outputs.
 
 The metadata ``hangtag.task`` decides how outputs are read. In task ``single_label``, the default, the answer is a
 ranking. In task ``multi_label`` the answer is a set of labels:

@@ -152,7 +152,7 @@ class Tracing:
             from opentelemetry.sdk.trace.export import BatchSpanProcessor
             from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-        # Values may be logged: within OpenTelemetry, only the exporter logs, and it never logs the traceparent.
+        # Logging values is safe, because only OpenTelemetry's exporter logs, and it never logs the traceparent.
         redirect_library_log("opentelemetry", with_values=True)
         resource = Resource({SERVICE_NAME: "hangtag"}).merge(OTELResourceDetector().detect())
         self._close_seconds = close_seconds

@@ -92,7 +92,7 @@ class ModelService:
         states = [state for state in known if state.state == READY]
         requested = [state for state in states if name in ("", state.name) and version in ("", state.version)]
         if name and not requested:
-            self._engine.model(name, version)  # raises an error, unless only other workers do not serve the model
+            self._engine.model(name, version)  # raises an error if this worker does not serve the model
             raise NotFoundError(f"not every worker serves {name!r}; RepositoryIndex gives the reason")
         return pb.ModelStatisticsResponse(model_stats=[_statistics(state) for state in requested])
 

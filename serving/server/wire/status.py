@@ -21,7 +21,7 @@ STAGES = "hangtag-stages"
 UNSURE = "hangtag-unsure"
 """For a cascade, the number of samples that kept an unsure answer because the next member was overloaded."""
 _MAX_LISTED = 1024
-"""The stage of each sample is listed for at most this many samples, because clients limit the size of metadata."""
+"""If there are more samples than this, their stages are not listed, because clients limit the size of metadata."""
 
 
 class Status(NamedTuple):
@@ -82,7 +82,7 @@ def cost_metadata(timings: Timings) -> tuple[tuple[str, str], ...]:
 
 
 def route_metadata(timings: Timings) -> list[tuple[str, str]]:
-    """Return the metadata that names the members of a route that answered a query. Empty if there is no route."""
+    """Return the metadata that names which members of a route answered a query. Empty if there is no route."""
     if not timings.stages:
         return []
     answered: dict[int, int] = {}

@@ -173,7 +173,7 @@ def submit(call: TransportCall, query: Readable) -> None:
 
 
 class _AwaitedLoad:
-    """The `Queue` of one call that waits until its model has been loaded."""
+    """The `Queue` of a single call while the call waits for its model to be loaded."""
 
     def __init__(self, call: TransportCall, query: Readable) -> None:
         # The thread that removes the call sets its outcome. If the caller leaves, the request is also freed.
