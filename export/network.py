@@ -35,7 +35,7 @@ class ServedNetwork(nn.Module, ABC):
     temperature = 1.0
     """The number that divides the logits before the activation. Only a fitted temperature changes this number."""
     threshold: float | None = None
-    """The least probability with which a label is in an image's set; None if the sets need no threshold."""
+    """The lowest probability that puts a label into the predicted set; None if the predictions need no threshold."""
 
     def __init__(self, network: nn.Module, image: ImageSpec) -> None:
         super().__init__()

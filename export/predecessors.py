@@ -81,8 +81,8 @@ def common_pictures(rival: Entry, test: Split, image: ImageSpec, labels: Sequenc
     """Return the test pictures on which to compare a new version with the served version; None if the served
     version takes other pictures or has other labels.
 
-    The training and validation pictures of the served version's run are left out, if ``runs`` has this run. But if
-    fewer than half of the test pictures would remain, too few to show that the new version is worse, all are used.
+    The training and validation pictures of the served version's run are left out, if ``runs`` has this run. But all
+    test pictures are used if fewer than half would remain, because so few could not show that the new version is worse.
     """
     old = rival.signature
     fit = None if old is None or old.image is None else old.image.fit

@@ -50,8 +50,8 @@ def kept_pictures(
 def canvases_of(test: Split, config: Mapping[str, Any], count: int) -> Images:
     """Return canvases [count, 64, 64] of test garments, composed like the run's data set.
 
-    For a data set that is not in ``outfits.NAMES``, the canvases are those of "outfits", because the check compares
-    only arithmetic.
+    For a data set that is not in ``outfits.NAMES``, the canvases are those of "outfits". The check only compares the
+    outputs of the file and of PyTorch, so any canvases will do.
     """
     dataset = config.get("dataset")
     return outfits.load_split(dataset if dataset in outfits.NAMES else "outfits", "test", test, count).images

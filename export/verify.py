@@ -116,7 +116,7 @@ class _Verification:
 
     @cached_property
     def _test(self) -> Split:
-        """The test split; of the user's own test pictures, only those that the gate used."""
+        """The test split. If the pictures are the user's own, it has only the test pictures that the gate used."""
         if not self._is_own:
             return fashion_mnist.load_test(self._data_dir)
         try:

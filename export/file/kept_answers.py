@@ -17,7 +17,7 @@ from hangtag.training.data.dataset import Classes
 
 IMAGES = 32
 _NUMBERS, _LEAST = 1_600, 4
-"""If a file keeps the answers to more than _LEAST images, these have at most _NUMBERS numbers for each output."""
+"""All kept answers together have at most _NUMBERS numbers for each output, unless _LEAST images alone need more."""
 _MOST = 16
 _MOST_BYTES = 512_000
 """The limit for the total size of all examples. A file keeps fewer examples if its pictures are large."""
@@ -76,7 +76,7 @@ def choose_examples(answered: Classes, classes: Classes) -> Array:
 
 
 def record_examples(images: Pixels, classes: Classes) -> dict[str, str]:
-    """Return pictures and their classes as metadata (keys without prefix)."""
+    """Encode example pictures and their classes as metadata. The keys have no prefix."""
     kept: list[dict[str, object]] = []
     size = 0
     for pixels, label in zip(images, classes, strict=True):

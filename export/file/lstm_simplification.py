@@ -1,9 +1,9 @@
 """Simplify the graph around each LSTM with standard ONNX operators, so that the graph is faster in every runtime.
 
 PyTorch's exporter writes nn.LSTM in its general form. Some nodes expand initial states of zeros to the batch size, and
-slice them. Other nodes compute a shape to drop a direction axis of size 1, or transpose all steps to read the last
-step. ONNX's LSTM starts from zeros by default and outputs its last state, so the nodes that create the initial states
-or read the last step are removed: 7 of the 22 nodes of the model lstm remain.
+slice them. Other nodes remove the direction axis, whose size is 1. Others transpose all steps and select the last one.
+ONNX's LSTM starts from zeros by default and outputs its last state, so the nodes that create the initial states or read
+the last step are removed: 7 of the 22 nodes of the model lstm remain.
 """
 
 from collections.abc import Iterator
@@ -109,8 +109,8 @@ def _merge_direction(node: onnx.NodeProto, graph: _Graph) -> None:
             # If shape inference does not know the output shape of Reshape, the output shape of Transpose determines it.
             shapes = [graph.sizes.get(merged.output[0], ())]
             shapes += [(sizes[1], sizes[0], sizes[2]) for sizes in _sizes(batch_first, graph) if len(sizes) == 3]
-            # If the first axis is the steps and the last axis is the hidden units, the axis between them is the batch,
-            # so Reshape drops only the axis of size 1.
+            # Reshape keeps the number of values. So if its first axis has the size ``steps`` and its last axis the size
+            # ``hidden``, the axis between them is the batch, and Reshape only removes the axis of size 1.
             if steps is None or hidden is None or not any(sizes[::2] == (steps, hidden) for sizes in shapes):
                 continue
             _turn_into_squeeze(merged, all_steps, graph.axis_constant("axis.direction", 1))

@@ -39,8 +39,8 @@ def check(runtime: Runtime, images: Pixels, other_images: Pixels, tolerances: To
 
 
 def _answer_among_others(runtime: Runtime, images: Pixels, other_images: Pixels, size: int) -> Answers:
-    """Run the images in batches of this size. Half of the rows hold other images, and the rows of the tested images
-    change from batch to batch."""
+    """Run the images in batches of this size. Half of the rows of each batch hold other images. The tested
+    images are in different rows than in the previous batch."""
     own = max(1, size // 2)
     outputs: dict[str, list[Array]] = {}
     for turn, start in enumerate(range(0, len(images), own)):

@@ -109,8 +109,8 @@ def check_sets(probabilities: Array, expected: Array, threshold: float, toleranc
     """Apply the threshold to the probabilities of the file and of PyTorch, [n, labels], and compare the label sets.
 
     Raises:
-        GateError: a set differs. The message names the image with the worst difference. A difference is worse if
-            the label's probability is further from the threshold.
+        GateError: a set differs. Of the labels that differ, the message takes the one whose probability is furthest
+            from the threshold, and names its image.
     """
     distance = np.abs(expected - threshold)
     # If a probability equals the threshold within the tolerance, the set may or may not include the label.

@@ -98,7 +98,7 @@ def require_close(
     kind: str = REAL,
     tied: Array | None = None,
 ) -> float:
-    """Return the largest difference between two arrays, whose rows belong to images of one kind.
+    """Return the largest difference between two arrays with a row for each image. ``kind`` describes the images.
 
     Args:
         tied: Whether the answers to an image may differ, bool [n]. Such images are left out.

@@ -45,8 +45,8 @@ class Tolerances:
     def one_image(self, images: int) -> float:
         """Return the share of the images whose label may change: 1 / images if one label may change, 0 if none may.
 
-        With fewer than 100 images, an agreement of 99 % would allow no change at all. No image may get another label if
-        there are fewer than 20 images, or if the required agreement is 1, as for FP32.
+        With fewer than 100 images, an agreement of 99 % would allow no change at all. Every image must keep its label
+        if there are fewer than 20 images, or if the required agreement is 1, as for FP32.
         """
         return 1 / images if self.agreement < 1 and images >= 20 else 0.0
 

@@ -48,7 +48,7 @@ def spread(items: Sequence[T], most: int) -> list[T]:
 
 
 def pictures(given: Path | Sequence[Path]) -> Sequence[Path]:
-    """Return the pictures to use: none of a .npz file; of a sorted folder, at most MOST_PICTURES, evenly spaced."""
+    """Return the pictures to use: for a .npz file, none; for a folder, at most MOST_PICTURES, evenly spaced by name."""
     if not isinstance(given, Path):
         return given
     files = sorted(file for file in given.rglob("*") if file.suffix.lower() in SUFFIXES) if given.is_dir() else []
@@ -140,7 +140,7 @@ def _load(path: Path) -> dict[str, Array]:
 
 
 def _column(array: Array, spec: TensorSpec, path: Path) -> Sequence[Array] | None:
-    """Return the input's array for each sample; None for a scalar with one value for all samples."""
+    """Return the input's array for each sample, or None if the array is a single value, which all samples share."""
     array = _as_type(array, spec, path)
     if not spec.shape and not array.shape:
         return None

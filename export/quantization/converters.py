@@ -27,7 +27,7 @@ class Int8Converter:
     rest of a batch.
 
     Weights have 7 bits (``reduce_range``), and each output channel has its own scale. Processors without 8-bit dot
-    products add two products in 16 bits. 7 bits prevent an overflow, so all processors compute the same sums.
+    products add two products in 16 bits. With 7-bit weights, no sum overflows: all processors compute the same sums.
     """
 
     def __init__(

@@ -2,8 +2,8 @@
 
 ONNX Runtime's DynamicQuantizeLSTM derives the scales of the input and of the last hidden state from the smallest and
 the largest value in the *whole batch*. So an image's answer would depend on the rest of its batch. In a test of lstm2,
-6 of 2,000 images got another label in another batch. This module makes the ranges of input and hidden state constant.
-It adds features and hidden units whose values are the bounds of a range, and whose weights are 0: no result changes.
+6 of 2,000 images got different labels in different batches. To make the ranges of input and hidden state constant, this
+module adds features and hidden units that hold the bounds of the range. Their weights are 0, so no result changes.
 
 - The added features are the smallest and the largest value that the input can have. For pixels in [0, 1], one feature
   with the value 1 is enough, because the quantizer includes 0 in every range. The 8-bit scale of these pixels is then
@@ -46,7 +46,7 @@ _LARGEST = 127
 _LARGEST_PAIR = 127.0
 """The largest sum of two neighbouring weights' magnitudes. Rounding may add 1/2 to each magnitude, and 255 * (127 + 1)
 still fits into 16 bits."""
-# The input indices of the weights and their scales in DynamicQuantizeLSTM, and of the FP32 weights in LSTM.
+# For ONNX's W, then R: the input index of the 8-bit weights, of their scales, and of the original FP32 weights.
 _PLACES = ((1, 8, 1), (2, 10, 2))
 
 

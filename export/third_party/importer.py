@@ -98,7 +98,7 @@ def accept(path: Path, options: ImportOptions, progress: Progress = str) -> tupl
                 onnx_model.write(model, metadata, file)
                 findings |= {**probe.run(file, shown_as=path), **figures}
                 if batched and not findings[BATCHING]["batched"]:
-                    why = f"requests to the {options.precision} file may not: {findings[BATCHING]['why']}."
+                    why = f"requests to the {options.precision} file may not be batched: {findings[BATCHING]['why']}."
                     raise GateError(BATCHING, f"requests to the original may be batched, but {why}")
                 metadata |= {"precision": options.precision, "fp32_layers": json.dumps(figures["fp32_layers"])}
                 metadata["processor"] = onnx_model.processor()

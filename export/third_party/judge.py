@@ -229,8 +229,7 @@ class Judge:
         measure it.
 
         Returns:
-            The measurements to record in the file's metadata; None if no comparison is possible, and ``even_if_worse``
-            is True.
+            The measurements to record in the file's metadata; None if no comparison is possible.
 
         Raises:
             ExportError: no comparison is possible, and ``even_if_worse`` is False.

@@ -37,7 +37,7 @@ class Stated:
         scale: The number by which pixels are divided first.
         mean: The mean of pixels after the division by scale: one number, or a number for each channel.
         std: The standard deviation of these pixels: one number, or a number for each channel.
-        labels: The names along the outputs' last axis.
+        labels: The names of the labels, in the order of the outputs' last axis.
         scores: One of SCORES.
         sources: The values that companion files state, as sentences without a full stop.
         notes: Sentences about steps that hangtag does differently from a companion file, and about changed labels.
