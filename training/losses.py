@@ -54,7 +54,7 @@ def path_loss(network: nn.Module, pixels: Tensor, labels: Tensor, order: Tensor,
 
 def label_paths(labels: Tensor, order: Tensor) -> Tensor:
     """Return label sets as paths, [batch, MAX_LABELS + 1]: the labels in order, then END, then padding that the
-    loss ignores. A path leaves out the rarest labels of a set that is too large."""
+    loss ignores. If a set has more than MAX_LABELS labels, its path leaves out the rarest."""
     present, first = labels[:, order].sort(dim=1, descending=True, stable=True)
     present, first = present[:, :MAX_LABELS], first[:, :MAX_LABELS]
     path = functional.pad(order[first].where(present, _IGNORED), (0, 1), value=_IGNORED)

@@ -24,7 +24,7 @@ class Observer:
         """Receive an epoch's metrics. Rank 0 calls this method after it has saved the metrics."""
 
     def on_teacher_logits(self, done: int, total: int) -> None:
-        """This rank has computed the teachers' logits of ``done`` of ``total`` images. Mirror images count too."""
+        """This rank has computed the teachers' logits for ``done`` out of ``total`` images. Mirror images count too."""
 
     def stop_requested(self) -> bool:
         """Return whether the run should stop."""

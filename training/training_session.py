@@ -27,7 +27,7 @@ from hangtag.training.runs.config import RunConfig, WeightsFile, command, short_
 from hangtag.training.runs.run import REPORT, Run
 from hangtag.training.tasks.teacher import TeacherEnsemble, published_teachers
 
-_FEW_IMAGES = 500  # below this number of images, a percentage is imprecise, so the number of images follows it
+_FEW_IMAGES = 500  # with fewer images, a percentage is imprecise, so their number is printed after it
 _TIMED_STEPS = 30  # a dry run measures the duration of at most this many steps
 
 
@@ -78,7 +78,7 @@ def train(settings: TrainSettings) -> None:
 
 def _dry_run(config: RunConfig, data: Dataset, run: Run, group: ProcessGroup, *, restart: bool) -> None:
     """Print the size of the run, and its duration as estimated from the second epoch of a short run in a temporary
-    folder. In the short run, zeros replace the teacher's logits. Prints the error if the folder holds another run.
+    folder. The short run replaces the teacher's logits with zeros. Prints the error if the folder holds another run.
     Raises all other errors that the run would raise before training."""
     group.on_rank_zero(lambda: require_writable(run.folder / "config.json"))
     if group.is_rank_zero and not restart:
@@ -150,8 +150,8 @@ def _config(settings: TrainSettings, data: Dataset, teacher: TeacherEnsemble | N
 
 
 def _require_network(config: RunConfig, data: Dataset) -> list[str]:
-    """Build the network once, and return notes on freshly initialised weights and on problems of a later export. Raises
-    SettingsError if the network cannot be built for this data, or computed in this precision."""
+    """Build the network once, and return notes: which weights are freshly initialised, and why an export would fail.
+    Raises SettingsError if the network cannot be built for this data, or computed in this precision."""
     network, notes = first_network(config, len(data.labels), data.image)
     has_lstm, has_dropout = (any(isinstance(one, kind) for one in network.modules()) for kind in (nn.LSTM, nn.Dropout))
     rate, shift, edge = config.recipe.dropout, config.recipe.augmentation.shift, min(data.image.shape[:2])

@@ -64,7 +64,7 @@ class Dataset:
     image: ImageSpec  # describes how a picture is converted to an image of the data set
     train: Split  # the split that networks learn from
     validation: Split  # the split on which the best epoch is selected
-    test: Split  # the split on which the result is measured, and nothing is selected
+    test: Split  # the split on which the result is measured; no choice depends on it
     source: str  # the folder or file that the data set was read from
     digest: str  # data sets of different content have different digests
     notes: tuple[str, ...] = ()  # sentences for the user, for example about pictures that were left out

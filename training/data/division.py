@@ -16,7 +16,7 @@ def divide(
 
     A picture's split depends on the contents of its file, the seed and the other pictures of its class. The name and
     the folder of the file do not matter. Files with the same pixels count as one picture. A validation or test split of
-    the source stays as it is. For a missing split, its share (0 to 1) of each class's training pictures is set aside.
+    the source stays as it is. A missing split gets the given share (0 to 1) of each class's training pictures.
 
     Returns the pictures of the splits train, validation and test, each in the given order. Raises DataCorruptError if
     there is only one class, or if a class has too few pictures.

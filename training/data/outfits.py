@@ -98,8 +98,8 @@ _SETS = dict(zip(NAMES, (together, independent), strict=True))
 
 
 def load(name: str, data: Dataset, sizes: Mapping[str, int] = SIZES, limit: int | None = None) -> Dataset:
-    """Compose one of the data sets NAMES from ``data``, which is Fashion-MNIST. This takes about half a minute. At most
-    ``limit`` training samples and validation samples are composed. The digest does not depend on the limit."""
+    """Compose one of the data sets NAMES from ``data``, which is Fashion-MNIST. This takes about half a minute. The
+    training and the validation split get at most ``limit`` samples each. The digest does not depend on the limit."""
     composed: dict[str, Any] = {
         split: load_split(name, split, getattr(data, split), size if split == "test" else min(limit or size, size))
         for split, size in sizes.items()

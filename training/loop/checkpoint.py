@@ -52,8 +52,8 @@ def diverged(what: str, epoch: float, config: RunConfig) -> DivergedError:
 def validate(row: dict[str, float], config: RunConfig, task: Task, state: TrainingState, run: Run) -> dict[str, float]:
     """Add the validation split's metrics to the epoch's row, and save the weights if they are the best so far.
 
-    If several epochs have the same metric, the first one is the best. But for the user's own pictures, whose validation
-    split may be small, the one with the lowest validation loss is the best.
+    Of several epochs with the same metric, the first is the best; but if the pictures are the user's own, the epoch
+    with the lowest validation loss is the best, because their validation split may be small.
     """
     deployable = fold_batch_norm(state.evaluated)
     row |= task.validate(deployable)

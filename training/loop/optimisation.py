@@ -33,7 +33,7 @@ _LSTM_GATES = 4  # input, forget, cell, output
 
 
 class Muon(AdamW):
-    """Muon for parameter groups with one or more stacked "matrices", AdamW for groups whose "matrices" is 0."""
+    """Updates parameter groups with Muon, or with AdamW if "matrices", the number of stacked matrices, is 0."""
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]

@@ -80,7 +80,7 @@ def train(
 
 
 def fit(config: RunConfig, task: Task, run: Run, observer: Observer, group: ProcessGroup) -> dict[str, Any]:
-    """Train the run's network on a task, in a locked folder. ``train`` describes arguments, result and errors."""
+    """Train the run's network on a task, in a locked folder. For arguments, result and errors, see ``train``."""
     recipe, device = config.recipe, torch.device(config.device)
     steps = math.ceil(len(task) / recipe.batch_size)
     state = TrainingState(catalog.prepared(config, len(task.labels), task.image, steps), recipe, steps)
@@ -112,7 +112,7 @@ def fit(config: RunConfig, task: Task, run: Run, observer: Observer, group: Proc
             if weight:  # a sample with weight 0 belongs to another rank
                 sums.add(loss.detach(), correct, len(share))
             sums.after_step(step, len(batch))
-            if group.world_size == 1:  # several ranks exchange gradients, so they all stop in after_step
+            if group.world_size == 1:  # several ranks must all stop at the same step, so after_step stops them
                 observer.raise_if_stopped()
         row = sums.row(len(task), learning_rate)
         state.rows.append(group.on_rank_zero(partial(checkpoint.validate, row, config, task, state, run)))

@@ -13,8 +13,8 @@ _MOMENTUM = 0.1  # PyTorch's default: the weight of a step's statistics in the r
 
 
 def normalise(images: Tensor, image: ImageSpec) -> Tensor:
-    """Normalise images [batch, height, width] or [batch, height, width, 3] with pixels from 0 to 255 to (pixel / 255 -
-    mean) / std, FP32 [batch, channels, height, width]."""
+    """Normalise images [batch, height, width] or [batch, height, width, 3], with pixels from 0 to 255. Return
+    (pixel / 255 - mean) / std, FP32 [batch, channels, height, width]."""
     pixels = images.to(torch.float32) / 255
     pixels = pixels.unsqueeze(1) if image.channels == 1 else pixels.permute(0, 3, 1, 2)
     if any(image.mean) or any(each != 1 for each in image.std):

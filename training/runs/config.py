@@ -55,7 +55,7 @@ class RunConfig:
     select: str = "accuracy"  # the validation figure that chooses the best epoch
     start_from: WeightsFile | None = None  # the weights at the start; None: random weights
     image: ImageSpec | None = None  # the form of the user's own pictures; None: the data set's own form
-    pictures: OwnPictures | None = None  # how own pictures were divided and prepared
+    pictures: OwnPictures | None = None  # how the user's own pictures were divided and prepared
     data_dir: str | None = field(default=None, compare=False)  # None: the data set's usual place
     command: tuple[str, ...] = field(default=(), compare=False)  # arguments of ``hangtag train``, without the folder
 

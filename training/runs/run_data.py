@@ -14,8 +14,8 @@ from hangtag.training.errors import DataCorruptError, DataNotFoundError, RunMism
 
 
 def labels(summary: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the names of a run's labels, from the summary in metrics.json. If an earlier release recorded no labels,
-    the run learned Fashion-MNIST's labels."""
+    """Return the names of a run's labels, from the summary in metrics.json. A run of an earlier release that
+    recorded no labels has Fashion-MNIST's labels."""
     recorded = summary.get("labels")
     return tuple(map(str, recorded)) if isinstance(recorded, list) else fashion_mnist.LABELS
 
@@ -35,9 +35,9 @@ def image(config: Mapping[str, Any]) -> ImageSpec:
 def load(config: Mapping[str, Any], data_dir: Path | None = None, recorded: Sequence[Member] = ()) -> Dataset:
     """Read the data set that a run was trained on, split and prepared as the run's ``config.json`` describes.
 
-    ``data_dir`` is the data set's folder, if it has moved since the run. ``recorded`` lists the user's own pictures as
-    they were during the training, so that errors can list changes. Raises RunMismatchError if the config describes no
-    data set, DataNotFoundError if the data set is missing, and DataCorruptError if it has changed or cannot be read.
+    ``data_dir`` is the data set's folder, if it has moved since the run. ``recorded`` lists the user's own pictures at
+    training time, so that an error can name the pictures that have changed. Raises RunMismatchError if the config
+    describes no data set, DataNotFoundError if it is missing, and DataCorruptError if it has changed or is unreadable.
     """
     name = str(config.get("dataset", fashion_mnist.NAME))
     kind = sources.kind_of(name)

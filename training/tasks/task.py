@@ -28,7 +28,7 @@ from hangtag.training.runs.run import Run
 from hangtag.training.tasks.augmentation import augment
 from hangtag.training.tasks.teacher import Teacher, teacher_logits
 
-WORST = 24  # the number of validation images with the highest loss that the summary lists
+WORST = 24  # the number of validation images in the summary's list of images with the highest loss
 Predictions = Sequence[npt.NDArray[Any]]  # a network's outputs for a whole split, each [n, ...]
 
 
