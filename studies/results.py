@@ -33,7 +33,7 @@ def write(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
 
 
 def record(path: Path, line: Mapping[str, Any]) -> None:
-    """Write a line in place of the same run's line, or at the end of the file."""
+    """Replace the line in the file that has the same value of "run", or append the line if there is none."""
     lines = read(path) if path.exists() else {}
     write(path, (lines | {line["run"]: dict(line)}).values())
 

@@ -89,7 +89,7 @@ def post(url: str, body: bytes, headers: Sequence[str], load: Load, *options: st
         url: http://host:port/path or https://host:port/path. The certificate is not checked.
         body: The body of each request.
         headers: The headers of each request, each as "name: value".
-        load: The load, whose deadline is ignored, because the headers contain the deadline.
+        load: The load. Its deadline is ignored: state the deadline in a header instead.
         options: Further options of h2load, such as ``--h1`` for HTTP/1.1.
 
     Raises:

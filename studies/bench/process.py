@@ -30,8 +30,8 @@ class Launch:
 
     Args:
         command: The program and its arguments.
-        ready: A regular expression for the line on standard error after which the server answers. Its first group
-            matches the address, and an optional second group matches the address for HTTP.
+        ready: A regular expression for the line that the server writes on standard error when it is ready. Its first
+            group matches the address, and an optional second group matches the address for HTTP.
         environment: Environment variables in addition to those of this process.
         ca: The PEM file of the authority that signed the server's certificate; None without TLS.
         http: host:port of the server's HTTP port; empty if there is none.

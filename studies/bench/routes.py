@@ -52,7 +52,7 @@ COMPARISON = Comparison(
         "split": f"a split of `{PRIMARY}` and `{SHADOW}`, {SHARES[PRIMARY]:g} to {SHARES[SHADOW]:g}; `{SHADOW}` is the "
         f"first version of `{PRIMARY}`",
         "alone": f"`{PRIMARY}` at half of the rate that it reaches with 64 calls in flight, Poisson arrivals",
-        "shadowed": f"the load of `alone`, while `{SHADOW}` gets a copy of every call",
+        "shadowed": f"the same calls as in `alone`, while `{SHADOW}` gets a copy of each",
         "busier": f"`{PRIMARY}` alone, with so many calls that the server is as busy as in `shadowed`",
     },
     {load: f"{load} in flight" for load in IN_FLIGHT}
@@ -124,8 +124,8 @@ class _Bench:
     def shadow(self, turns: Turns) -> None:
         """Measure PRIMARY at half of its peak rate in three runs: alone, with a shadow, and alone with more calls.
 
-        In the third run, the additional calls take as much processor time as the shadow takes in the second run. The
-        third run has no shadow, so its latency shows the effect of the processor time alone.
+        Instead of a shadow, the third run has more calls, which take as much processor time as the shadow in the second
+        run. So the latency of the third run shows the effect of the processor time alone.
         """
         peak = self.load(PLAIN, self.seconds, "--concurrency", "64")["samples_per_s"]
         rate, seconds = HALF * peak, _OPEN_LOOP * self.seconds

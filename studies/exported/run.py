@@ -41,7 +41,7 @@ BATCH_SIZES = (1, 64)
 THREADS = 1
 _LEAST_TURNS, _MOST_TURNS = 7, 200
 _SECONDS = 2.0
-"""The time limit in seconds for each batch size. Afterwards, no turn begins except the first _LEAST_TURNS turns."""
+"""The time limit in seconds for each batch size. No turn begins after it, unless fewer than _LEAST_TURNS have run."""
 _TURN_MS = 5.0
 """A turn ends when its measured batches have taken this many milliseconds."""
 TIMINGS = ("eager", "compile")
@@ -116,7 +116,7 @@ GOALS: dict[str, tuple[int, str, float]] = {
     "lstm-int8": (1, FP32, 1.0),
     "lstm2-int8": (1, FP32, 1.0),
 }
-"""For each model: batch size, implementation, and minimum ratio of the implementation's time to the file's time."""
+"""For each model: the batch size, an implementation, and how many times faster than it the model's file must be."""
 MAY_LOSE = 0.002
 """The largest allowed loss of test accuracy in a precision other than FP32, as measured by the export."""
 
@@ -174,8 +174,8 @@ def _line(entry: Entry, rounds: Sequence[Times]) -> Line:
 def middle(rounds: Sequence[Times]) -> Times:
     """Return the file's median time, and a comparable time for each other implementation.
 
-    Times of different rounds cannot be compared. Therefore an implementation's time is divided by the file's time of
-    the same round, and the median of these ratios is multiplied by the file's median time.
+    Times of different rounds cannot be compared. Therefore each round gives only a ratio: an implementation's time
+    divided by the file's time. The comparable time is the median ratio, multiplied by the file's median time.
     """
     return {
         size: {

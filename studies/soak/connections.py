@@ -28,8 +28,8 @@ class Address:
 
     Args:
         name: The server's name in the results.
-        grpc: host:port.
-        http: host:port.
+        grpc: The address of the gRPC port, host:port.
+        http: The address of the HTTP port, host:port.
         ca: The PEM file of the authority that signed the server's certificate; None without TLS.
     """
 

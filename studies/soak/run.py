@@ -32,7 +32,7 @@ class Measurement:
         self.servers, self.changes = servers, changes
         self.outcomes: list[Outcome] = []
         self.samples: dict[tuple[int, str], list[Sample]] = defaultdict(list)
-        """Samples of each process, by the server's number and the process's name."""
+        """The measurements of each process. The key is the server's number and the process's name."""
         self.began = self.ended = time.monotonic()
         self.server_cpus = self.client_cpus = 0.0
         """The average number of processors in use by the servers, and by the load."""

@@ -30,7 +30,7 @@ class Server:
     """A server of the study.
 
     Args:
-        name: The server's name for readers, such as "trusted".
+        name: The server's name in the results, such as "trusted".
         process: The server's process.
         explicit: Whether clients request the loading of new versions. Otherwise, the server polls the repository.
     """
