@@ -1,6 +1,6 @@
 """The site made of docs/: `make site`. Sphinx reads the Markdown that a reader of the repository sees.
 
-Sphinx warns of a page that no part lists, and of a link without a target. Each warning ends the build.
+Sphinx warns of a page that the site's menu lacks, and of a link without a target. Each warning ends the build.
 """
 
 import os

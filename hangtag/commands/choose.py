@@ -133,7 +133,7 @@ def route() -> None:
     show_default=True,
     help="The largest allowed percentage of images that the cascade misclassifies and ACCURATE classifies correctly. "
     "This limit must hold with 95 % confidence on the validation images. If there are too few images to show "
-    "this, the cascade may misclassify no image that ACCURATE classifies correctly.",
+    "this, the cascade must not misclassify any image that ACCURATE classifies correctly.",
 )
 @click.option("--name", default="fast-and-accurate", show_default=True, help="The route's name in the repository.")
 @click.option("--replace", is_flag=True, help="Replace an existing route.")

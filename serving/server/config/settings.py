@@ -149,7 +149,7 @@ class Settings:
     max_batch_size: int = setting(64, "The most samples in a batch or a request.", between=(1, MOST_SAMPLES))
     model_max_batch_size: tuple[ModelLimit, ...] = setting(
         (),
-        "The most samples in a batch of one model, even if its file forbids batches. 0: never batch. Repeatable.",
+        "The most samples in a batch of one model. Overrides a file that forbids batches. 0: never batch. Repeatable.",
         metavar="NAME=N",
     )
     max_queue_size: int = setting(
