@@ -178,6 +178,6 @@ def _folded(model: onnx.ModelProto, temperature: float) -> onnx.ModelProto:
     graph.initializer.append(numpy_helper.from_array(np.array(temperature, np.float32), _TEMPERATURE))
     graph.node.append(helper.make_node("Div", ["logits", _TEMPERATURE], [_SCALED], name="divide_by_temperature"))
     graph.node.append(helper.make_node("Softmax", [_SCALED], ["probabilities"], name="calibrated_softmax", axis=1))
-    # In FP16 the removed node is a Cast after the former Softmax, whose output no node reads any more.
+    # In FP16 the removed node is a Cast. The Softmax before it is no longer used, and must be removed too.
     optimizer.remove_unused_nodes(folded)
     return folded

@@ -35,7 +35,7 @@ def record(models: Path, name: str, fit: str, *, even_if_different: bool = False
     Raises:
         ExportError: One of: there is no such model; the model does not classify pictures; its file already has this
             fit; its training used another fit; the repository cannot be written.
-        GateError: the served version has another fit, and ``even_if_different`` is False.
+        GateError: the served version resizes pictures differently, and ``even_if_different`` is False.
     """
     entry = inventory.find(models, name)
     if entry.signature is None:

@@ -26,7 +26,7 @@ SECONDS = click.option(
 OUT = click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="The results file.  [default: the file from which the page is made; without default options, no file]",
+    help="The results file.  [default: the file from which the page is made, or no file if other options are set]",
 )
 
 

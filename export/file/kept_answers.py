@@ -24,7 +24,7 @@ _MOST_BYTES = 512_000
 
 
 def record_answers(expected: Answers, first: Array | None = None) -> dict[str, str]:
-    """Return PyTorch's answers to some of the gate's images as metadata (keys without prefix).
+    """Return PyTorch's outputs for some of the gate's images, as metadata (keys without prefix).
 
     Args:
         expected: the answers.

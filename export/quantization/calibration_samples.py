@@ -87,7 +87,7 @@ def _from_pictures(files: Sequence[Path], shown: object, signature: Signature) -
     if image is None:
         inputs = ", ".join(map(str, signature.inputs))
         raise ExportError(
-            f"{shown} is a folder of pictures, and the model's inputs ({inputs}) are not a single picture UINT8 "
+            f"{shown} is a folder of pictures, but the model has other inputs ({inputs}) than one picture, UINT8 "
             "[batch, height, width] or [batch, height, width, 3]. State with --preprocessing how pixels become the "
             "input's numbers, or give the inputs in a .npz file."
         )

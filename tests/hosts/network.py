@@ -37,7 +37,7 @@ class Namespace:
         assert self._holder.stdout
         self._holder.stdin.write(b"\n")
         self._holder.stdin.flush()
-        self._holder.stdout.readline()  # ``cat`` has echoed the line, so its namespace exists
+        self._holder.stdout.readline()  # ``cat`` runs in the namespace, which exists once ``cat`` has echoed the line
         self.run("ip", "link", "set", "lo", "up")
 
     @property

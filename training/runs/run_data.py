@@ -14,8 +14,8 @@ from hangtag.training.errors import DataCorruptError, DataNotFoundError, RunMism
 
 
 def labels(summary: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the names of a run's labels, from the summary in metrics.json. A run of an earlier release that
-    recorded no labels has Fashion-MNIST's labels."""
+    """Return the names of a run's labels, from the summary in metrics.json. Earlier releases recorded no labels, and
+    trained on Fashion-MNIST."""
     recorded = summary.get("labels")
     return tuple(map(str, recorded)) if isinstance(recorded, list) else fashion_mnist.LABELS
 

@@ -37,7 +37,7 @@ class BatchExecutor(Protocol):
 
     def compute(self, batch: list[Call], *, alone: bool) -> Callable[[], None]:
         """Compute a batch that ``batcher.take`` returned, and finish it. ``alone`` states that nothing else is being
-        computed. Return a function that gives the calls their outcomes. Never raises an error."""
+        computed. Return a function that answers or fails each call. Never raises an error."""
 
 
 Receive = Callable[[int | None], bool]

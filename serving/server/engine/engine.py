@@ -169,8 +169,8 @@ class Residency:
 
     A call to a model that is not loaded is decoded after the load, because decoding needs the model's signature. Before
     a model is unloaded, it answers all calls in its queue. A later call loads the model again, so no call fails because
-    of an unload. If the deadline of a waiting call passes, gRPC cancels the call; on other transports, the model's
-    queue refuses the call after the load.
+    of an unload. If a call's deadline passes while the call waits for its model, gRPC cancels the call; on other
+    transports, the queue refuses the call once the model is loaded.
     """
 
     def __init__(self, config: ServerConfig, load_now: Callable[[str], None]) -> None:

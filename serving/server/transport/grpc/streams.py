@@ -60,7 +60,7 @@ class OpenStreams:
         in_thread: bool = False,
     ) -> None:
         """Answer each request of a stream, in order. Every request has the stream's deadline, which is in ``origin``.
-        ``query`` makes the query for a request. ``respond`` makes the response from a call that has ended. If
+        ``query`` turns a request into a `Query`. ``respond`` makes the response from a call that has ended. If
         ``respond`` raises an error, the stream ends. With ``in_thread``, even small requests are decoded on a thread.
         Raises QueueFullError if too many streams are open, and the errors of `_Stream.outcomes`."""
         if self._stopped:

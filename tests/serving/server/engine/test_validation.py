@@ -19,7 +19,7 @@ INVALID = grpc.StatusCode.INVALID_ARGUMENT
 def test_an_empty_tensor_claims_no_size_that_no_message_has_and_axes_of_one_name_are_empty_together(
     repository: Repository,
 ) -> None:
-    """Without this check, twenty bytes could request an answer of any size, for example the sums over an empty axis."""
+    """Without this check, a request of twenty bytes could get a huge answer, for example sums over an empty axis."""
     rows = "(float[n, m] x) => (float[n, 1] y) <int64[1] axes = {1}> { y = ReduceSum(x, axes) }"
     repository.publish("rows", model=onnx_models.from_text(rows))
     pairs = "(float[n, 3] a, float[n, 3] b) => (float[n, 3] y) { y = Add(a, b) }"
