@@ -35,7 +35,7 @@ def test_an_empty_tensor_claims_no_size_that_no_message_has_and_axes_of_one_name
 
 
 BATCHES = 16
-"""Of consecutive batches that each run alone, the batch with this number is the first that may use every thread."""
+"""When consecutive batches each run alone, those from this number on (the first is 1) may use every thread."""
 
 
 def test_only_batches_that_come_alone_again_and_again_may_use_every_thread(repository: Repository) -> None:
@@ -63,7 +63,7 @@ def test_with_another_batch_being_computed_no_batch_is_alone(repository: Reposit
 
 
 def failing(error: Exception, *, of: float = 0) -> Script:
-    """A script that raises the error for batches with the value ``of`` or, if ``of`` is 0, with 3 or more samples."""
+    """Make a script that raises the error for batches with the value ``of``, or of 3 or more samples if ``of`` is 0."""
 
     def compute(x: Array) -> Array:
         if of in x if of else len(x) > 2:

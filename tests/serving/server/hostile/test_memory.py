@@ -124,7 +124,7 @@ def test_streams_that_are_opened_and_forgotten_are_limited_and_end_with_their_co
 
 @pytest.mark.parametrize("path", [INFER, "/inference.GRPCInferenceService/ServerLive", REFLECTION.format("v1")])
 def test_calls_that_are_opened_and_forgotten_take_nobodys_place(target: Attacked, path: str) -> None:
-    """A reflection stream above the limit ends the oldest such stream. Only Envoy holds back calls of other methods."""
+    """A new reflection stream above the limit closes the oldest one. Only Envoy holds back calls of other methods."""
     if target.transport != ENVOY and path != REFLECTION.format("v1"):
         return
     with ExitStack() as stack:

@@ -40,7 +40,7 @@ class Starved:
         self.require_answers()  # from now on, the connections for these calls are open
 
     def wait_until(self, event: str) -> None:
-        """Wait until this event is the latest one in the log about open files. The server may log it repeatedly."""
+        """Wait until this event is the log's latest event about open files. The server may log it repeatedly."""
 
         def latest() -> str:
             return next((each for line in reversed(self.server.log) for each in (FULL, FREE) if each in line), FREE)

@@ -99,7 +99,7 @@ def test_runners_up_carry_their_distance_from_the_first(live: LiveServer) -> Non
 
 @pytest.mark.parametrize("model", ["half", "path", "path-far"])
 def test_without_distances_or_rivals_there_are_none(live: LiveServer, model: str) -> None:
-    """All labels of a multi-label answer can be correct, so it does not state how much each differs from the first."""
+    """A multi-label answer states no distances between its labels, because all of them can be correct."""
     response = classify(live, model, image(PROBABILITIES, [1, 7]))
     assert len(response.labels) >= 2
     assert not any(score.HasField("distance") for score in response.labels)

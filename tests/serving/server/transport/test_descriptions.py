@@ -200,7 +200,7 @@ STATUSES: dict[type[errors.ServerError], tuple[grpc.StatusCode, int]] = {
 
 
 class FailingControl:
-    """Wraps the server's ModelControl. ``load(name)`` raises a subclass of the error class called ``name``."""
+    """Wraps the server's ModelControl. For example, ``load("InferenceError")`` raises a subclass of InferenceError."""
 
     def __init__(self, control: Any) -> None:
         self._control = control

@@ -160,7 +160,7 @@ def test_the_calls_in_flight_on_a_connection_are_limited(few: Path, transport: s
 
 CALLERS, ANSWERS, BATCH, QUEUE = 40, 300, 2, 6
 MOST_BATCHES = QUEUE // BATCH + 1
-"""The most batches that start while a request waits: those of a full queue, and one that has just left the queue."""
+"""The most batches that can start while a request waits: all batches of a full queue, and one that just left it."""
 
 
 def test_requests_accepted_in_overload_wait_no_longer_than_a_full_queue_takes(few: Path, transport: str) -> None:

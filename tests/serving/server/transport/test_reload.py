@@ -59,7 +59,7 @@ def test_load_and_unload_by_call(explicit: LiveServer, models: Path) -> None:
     assert listed(explicit) == [not_loaded, ("gather", "1", "UNAVAILABLE")]
     assert not explicit.ready("gather")
     load(explicit, "gather")
-    for _ in range(3):  # afterwards, a transport that recognises repeated requests knows this one
+    for _ in range(3):  # so that a transport that recognises repeated requests will recognise this request
         assert explicit.infer(request("gather", index=index(2)))["value"].tolist() == [20]
     assert explicit.ready("gather")
     onnx_models.publish(models, "gather", onnx_models.gather(), version=2)

@@ -46,7 +46,7 @@ def until_counted(running: Running, *expected: int) -> None:
 
 
 def copied(running: Running) -> list[list[float]]:
-    """The inputs of each batch of copied calls that the shadow model computed."""
+    """The inputs of the shadow model, one list for each batch of copied calls."""
     return [batch for batch in running.gates.batches["other"] if batch != [9]]
 
 

@@ -38,7 +38,7 @@ def test_a_request_that_one_member_would_not_take_is_refused(repository: Reposit
 
 
 def chosen(running: Running, route: str, users: list[str]) -> Counter[tuple[str, str]]:
-    """Call a route concurrently for each user ("" is no user). Return the number of calls by user and member."""
+    """Call a route concurrently for each user ("" is no user). Count the calls for each pair of user and member."""
     with grpc.insecure_channel(running.server.address) as channel:
         infer = InferenceStub(channel).ModelInfer.future
         sent = request(route, **samples([0]))
@@ -48,7 +48,7 @@ def chosen(running: Running, route: str, users: list[str]) -> Counter[tuple[str,
 
 
 def require_share(counts: Counter[tuple[str, str]], member: str, share: float) -> None:
-    """Require that the member answered its share of all calls, within the deviations of a binomial count."""
+    """Require that the member's number of calls is within DEVIATIONS standard deviations of the expected number."""
     total, count = counts.total(), sum(number for (_, each), number in counts.items() if each == member)
     assert abs(count - share * total) <= DEVIATIONS * math.sqrt(total * share * (1 - share))
 

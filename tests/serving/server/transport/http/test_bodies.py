@@ -142,7 +142,7 @@ def test_arrays_that_take_more_than_their_json_count_as_they_are(narrow: LiveSer
 
 
 def has_room(live: LiveServer, size: int) -> bool:
-    """Return True if the server has room for a body of this size. Because the body is no image, its status is 400."""
+    """Return True if the server has room for a body of this size: it then answers 400, because the body is no image."""
     with Rest(live.server.http_address) as other:
         status = other.post(CLASSIFY, bytes(size)).status
     assert status in (400, 429)

@@ -1,4 +1,4 @@
-"""The server's HTTP paths and methods, and the host names under which a page may change the models."""
+"""The server's HTTP paths and methods, and the host names whose pages may load and unload models."""
 
 import gzip
 from collections.abc import Iterator
@@ -52,7 +52,7 @@ def test_the_metrics_are_in_the_format_that_is_accepted(rest: Rest) -> None:
 
 @pytest.fixture(scope="module")
 def controlled(few: Path) -> Iterator[Rest]:
-    """A connection to a server that serves gather and has explicit model control."""
+    """A connection to a server that serves the model ``gather`` and has explicit model control."""
     with (
         live_server("grpc", few, http_port=0, model_control="explicit", load_model=("gather",)) as live,
         Rest(live.server.http_address) as rest,

@@ -177,7 +177,7 @@ def test_many_servers_come_and_go(config: ServerConfig, tmp_path: Path, monkeypa
         assert not list(tmp_path.iterdir())
         gc.collect()  # a gRPC channel closes when it is garbage-collected
         held.append((len(list(Path("/proc/self/fd").iterdir())), threading.active_count()))
-    # grpcio keeps some files and threads for later servers.
+    # grpcio keeps some file descriptors and threads for later servers.
     (first_files, first_threads), (last_files, last_threads) = held[2], held[-1]
     assert last_files <= first_files + 2
     assert last_threads <= first_threads + 1

@@ -147,7 +147,7 @@ def over_http(address: str, verb: str, path: str, body: bytes, headers: Headers)
 
 
 def cases() -> Iterator[Headers]:
-    """Yield each of VALUES as traceparent, tracestate and a random header, then each of NAMES with a random value."""
+    """Pair each value with traceparent, tracestate and a random header, and pair each header with a random value."""
     chosen = random.Random(0)
     for value in VALUES:
         yield from ({name: value} for name in ("traceparent", "tracestate", chosen.choice(NAMES)))
