@@ -29,7 +29,7 @@ for statement in STATEMENTS:
     before = after
 print(json.dumps(changes))
 """
-# One process imports all modules. The small ones come first, because only a module's first import runs its code.
+# One process imports all modules, the small ones first: a large module imports them, and a later import runs no code.
 _STATEMENTS = (
     "from hangtag.serving.client import Client",
     "import hangtag.serving.loadtest.cli",

@@ -79,7 +79,7 @@ def test_the_targets_blocks_are_interleaved_in_a_random_order_that_the_seed_repe
 
     blocks = order()
     trios = [blocks[at : at + 3] for at in range(0, 12, 3)]
-    for trio in trios:  # three consecutive blocks have the same load, and one target each
+    for trio in trios:  # three consecutive blocks have the same load and three different targets
         assert sorted(name for name, _ in trio) == ["a", "b", "c"]
         assert len({concurrency for _, concurrency in trio}) == 1
     for at in (0, 2):  # each round runs every load once

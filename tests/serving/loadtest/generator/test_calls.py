@@ -63,7 +63,7 @@ def test_a_call_whose_end_grpc_never_reports_is_a_failure_and_the_block_ends(loa
 
 
 class Answers(LosesOneEnd):
-    """Answers eight calls at once when all are in flight or, without ``together``, one call per millisecond."""
+    """With ``together``, collects eight calls and answers all at once; otherwise, answers one call per millisecond."""
 
     def __init__(self, together: bool) -> None:
         super().__init__()
@@ -102,7 +102,7 @@ def test_a_call_over_http_that_gets_no_answer_ends_at_its_deadline() -> None:
 
 
 def test_a_call_over_http_leaves_when_it_is_written() -> None:
-    """A call counts as sent when it is written: a wait for a blocked writing thread counts as the generator's delay."""
+    """A call counts as sent when the writing thread begins it, so a wait for this thread is the generator's delay."""
     live = b"GET /v2/health/live HTTP/1.1\r\nhost: here\r\n\r\n"
     ends: SimpleQueue[tuple[Any, ...]] = SimpleQueue()
     standing, go_on = threading.Event(), threading.Event()

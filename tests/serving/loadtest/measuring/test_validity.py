@@ -96,7 +96,7 @@ def test_a_program_that_computes_meanwhile_makes_the_run_doubtful(
 def test_blocks_too_short_to_measure_other_programs_are_named_as_the_reason(loadtest: Loadtest) -> None:
     command = ("fast", *LOOP, "--min-query-count", 1)
     short = loadtest(*command)
-    # On a busy machine, even these blocks may take 250 ms or more. test_machine tests a period that is always shorter.
+    # On a busy machine, even these blocks may take 250 ms or more, so test_machine tests a period of almost 0 ms.
     unknown = short.run("fast")["total"]["others_cpu_share"] is None
     assert ("is unknown, because each block took less than 250 ms (raise --min-duration)" in short.text) is unknown
     enough = loadtest(*command, "--min-duration", "600ms")

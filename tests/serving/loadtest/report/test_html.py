@@ -31,7 +31,7 @@ def pages(complete: Written, spoiled: Written, tmp_path_factory: pytest.TempPath
     invoke("loadtest", "compare", *files, "--html", folder / "compared.html")
     complete_page = complete[0] / "report.html"
     pages = [complete_page, spoiled[0] / "report.html", folder / "compared.html"]
-    # If two blocks differ, a confidence interval may span many orders of magnitude. In the second chart, the estimates
+    # With only two blocks, a confidence interval may span many orders of magnitude. In the second chart, the estimates
     # themselves span several orders of magnitude.
     for number, slow in enumerate((Interval(0.022, 2e-8, 2e4), Interval(3000.0, 1e-6, 1e7))):
         points = [

@@ -105,7 +105,7 @@ def test_coverage_of_throughput_ratios(truth: float, paired: bool, blocks: int) 
     [
         (99.0, "lognormal", 2.0, False, 0.93),
         (50.0, "heavy-tailed", 1.0, True, 0.93),
-        # Every hundredth query takes twenty times as long, so p99 is by chance the short or the long duration. The
+        # About every hundredth query takes twenty times as long, so chance decides whether p99 is short or long. The
         # intervals are wide, but fewer than 95 % of them contain the true ratio (docs/explanation/load-testing.md).
         (99.0, "humped", 2.0, True, 0.88),
     ],

@@ -65,7 +65,7 @@ PERCENTILES = st.sampled_from([50.0, 90.0, 95.0, 97.0, 99.0, 99.9])
 
 
 def test_the_table_of_mlperf() -> None:
-    """How many queries MLPerf requires for each percentile: first if no query exceeds the limit, then if one does."""
+    """For each percentile, how many queries MLPerf requires if no query exceeds the limit, and how many if one does."""
     assert [samples_needed(0, q) for q in (90.0, 95.0, 99.0, 99.9)] == [44, 90, 459, 4603]
     assert [samples_needed(1, q) for q in (90.0, 95.0, 99.0, 99.9)] == [64, 130, 662, 6636]
 
