@@ -13,8 +13,8 @@ from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import Browser, Page, Request, sync_playwright
 
-# Find elements that reach beyond the window, or beyond an element that does not scroll. Parts of an SVG, elements
-# inside a scrolling box, and hidden elements for screen readers are left out.
+# Find elements that extend past the window's right edge, and elements that are narrower than their content. Parts of
+# an SVG, elements inside a scrolling box, and hidden elements for screen readers are left out.
 OVERFLOWING = """() => [...document.querySelectorAll('body *:not(svg *)')]
   .filter(e => !e.closest('.scrolls, .hidden'))
   .filter(e => e.getBoundingClientRect().right > document.documentElement.clientWidth + 1

@@ -96,7 +96,7 @@ def refusal(
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """Every path under the folder, with a file's digest or "folder"."""
+    """Map the path of each file under the folder to the file's digest, and the path of each folder to "folder"."""
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
         for path in folder.rglob("*")

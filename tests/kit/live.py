@@ -79,8 +79,8 @@ class LiveServer:
 
     @contextmanager
     def stopping(self, grace: float = 3600.0) -> Iterator[threading.Thread]:
-        """Stop the server in a thread, and let it drain for at most this many seconds. The block begins when the server
-        is stopping. After the block, the server must end."""
+        """Stop the server in a thread, and let it drain for at most this many seconds. The body of the ``with``
+        statement runs after the server has begun to stop. After this body, the server must end."""
         thread = threading.Thread(target=self.server.stop, args=(grace,))
         thread.start()
         try:

@@ -30,9 +30,9 @@ def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], T], 
         factory: pytest's factory of temporary folders.
         name: The result's name; each result needs its own name.
         make: A function that fills a folder and returns a picklable value. Tests must not change the folder.
-        sources: Files and folders of the repository that determine the result, such as ``training``. With sources,
-            later test runs reuse the result until a source, the module of ``make`` or an installed package changes.
-            The result must not contain the path of a temporary folder or of the checkout.
+        sources: Files and folders of the repository that determine the result, such as ``training``. If any are given,
+            later test runs reuse the result until one of these changes: a source, the module that defines ``make``, or
+            an installed package. The result must not contain the path of a temporary folder or of the checkout.
     """
     if sources:
         home = _CACHE / _digest_of_sources([*sources, inspect.getsourcefile(make) or ""])

@@ -97,7 +97,7 @@ class _Bits:
 def webp_of_many_tables(edge: int) -> bytes:
     """A square lossless WebP file in which each block of 4 x 4 pixels has five Huffman tables.
 
-    RFC 9649, section 3, defines the format. Each table of a block has only one symbol, so its pixels take no bits.
+    RFC 9649, section 3, defines the format. A block's tables have one symbol each, so the block's pixels take no bits.
     """
     bits = _Bits()
     for value, count in ((0x2F, 8), (edge - 1, 14), (edge - 1, 14), (0, 1), (0, 3), (0, 1), (0, 1), (1, 1), (0, 3)):
