@@ -1,4 +1,4 @@
-"""Compares each loss, also for teachers and label sets, with values computed by hand or from its definition."""
+"""Compares the losses for distillation and for label sets with values computed by hand or from their definitions."""
 
 import math
 from collections.abc import Sequence

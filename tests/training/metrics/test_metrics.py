@@ -149,7 +149,7 @@ def test_c_f1_is_the_harmonic_mean_of_c_p_and_c_r_and_not_the_mean_of_the_labels
 
 
 def test_mean_ap_ranks_the_images_by_each_labels_scores() -> None:
-    """By the scores of label 1, its images rank first and fourth; by those of label 2, its only image ranks second."""
+    """Label 1's scores rank the images with this label first and fourth; label 2's scores rank its one image second."""
     assert evaluate_sets(PREDICTED, SCORES, TRUTH)["mean_ap"] == pytest.approx((1 + (1 / 1 + 2 / 4) / 2 + 1 / 2) / 3)
 
 
