@@ -1,4 +1,4 @@
-"""hangtag reads, serves and resumes the files of earlier releases, keeps their options, and answers their clients."""
+"""hangtag can use the files of earlier releases, resume their runs, accept their options, and answer their clients."""
 
 import json
 import shutil

@@ -151,7 +151,7 @@ def test_a_model_has_the_colour_of_its_name_although_a_cascade_comes_first(tmp_p
     report.draw([cascade, *models], tmp_path / "choose.png")
     drawn = np.asarray(Image.open(tmp_path / "choose.png").convert("RGB")).reshape(-1, 3)
     own, slow = (np.array([int(colour(each)[at : at + 2], 16) for at in (1, 3, 5)]) for each in (name, "slow"))
-    # If the cascade's large mark had the model's colour, this colour would have more pixels than that of ``slow``.
+    # If the cascade's large marker had the model's colour, this colour would have more pixels than ``slow``'s colour.
     marks = [int((drawn == each).all(axis=1).sum()) for each in (own, slow)]
     assert marks[0] < marks[1]
 

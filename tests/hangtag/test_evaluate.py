@@ -40,7 +40,7 @@ def figures(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def test_a_file_and_its_server_give_identical_figures(server: Server) -> None:
-    """On all 10,000 test images, the file and the server also give the accuracy that the file's metadata state."""
+    """On all 10,000 test images, the file and the server reach the accuracy that is recorded in the file's metadata."""
     alone, served = document(LSTM), document("lstm", "--server", server.address)
     assert figures(alone) == figures(served)
     assert (alone["subject"]["kind"], served["subject"]["kind"]) == ("onnx", "server")

@@ -1,7 +1,7 @@
 """A file is published only if it gives each image the same answer as PyTorch, alone and in any batch. Otherwise, the
 error names the difference.
 
-Most tests inject a fault into the graph of the same exported LSTM, and then export the LSTM with that graph.
+Most tests inject a fault into a copy of the same LSTM's graph, and then require that the export refuses the copy.
 """
 
 import json
