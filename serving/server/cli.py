@@ -35,9 +35,9 @@ def _model_limit(value: Any) -> ModelLimit:
 def serve(**options: Any) -> None:
     """Serve every model of a repository over gRPC and HTTP.
 
-    gRPC and HTTP both offer calls that classify images, and the Open Inference Protocol, which clients of Triton and
-    KServe use. gRPC also has streams, health and reflection. HTTP also has a page to try the models. On SIGTERM the
-    server finishes the calls in flight and exits with code 0.
+    gRPC and HTTP both offer calls that classify images. They also offer the Open Inference Protocol, which clients of
+    Triton and KServe use. In addition, gRPC has streams, health and reflection, and HTTP has a page to try the models.
+    On SIGTERM the server finishes the calls in flight and exits with code 0.
 
     docs/reference/options.md also lists the options that are rarely needed.
 

@@ -48,7 +48,7 @@ class UnavailableError(ServerError):
 
 
 class NotLoadedError(UnavailableError):
-    """The model is loaded only on its first call. Callers that can wait should wait for the load."""
+    """The model is loaded only on its first call. Callers that can wait should wait until it is loaded."""
 
 
 class ControlError(ServerError):

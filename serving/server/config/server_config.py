@@ -52,8 +52,8 @@ class ServerConfig(Settings):
             )
         if self.max_queue_size < self.largest_batch_size:
             raise StartError(
-                f"--max-queue-size ({self.max_queue_size}) is below --max-batch-size ({self.largest_batch_size}): a "
-                "full batch could never gather. Raise --max-queue-size or lower the batch size."
+                f"--max-queue-size ({self.max_queue_size}) is below --max-batch-size ({self.largest_batch_size}): the "
+                "queue could never hold a full batch. Raise --max-queue-size or lower the batch size."
             )
         if 0 < self.max_http_bodies_mib < self.max_message_mib:
             raise StartError(

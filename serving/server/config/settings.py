@@ -6,7 +6,7 @@ from pathlib import Path
 from hangtag.settings import setting
 
 MOST_SECONDS = 2_000_000
-"""The maximum of every duration in seconds, because gRPC's core counts milliseconds in 31 bits."""
+"""The upper limit in seconds for any duration, because gRPC's core counts milliseconds in 31 bits."""
 MOST_SAMPLES = 4096
 """The largest batch size that a setting accepts."""
 ModelLimit = tuple[str, int]
