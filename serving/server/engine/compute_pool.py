@@ -7,9 +7,9 @@ A transport may provide a function that *receives* calls. Only one thread at a t
 the calls that have arrived. The thread then computes the batch that is due, while the next free thread receives.
 
 At first, the pool has one thread for each instance of a model. Slow models could occupy all these threads. Then the
-server could neither receive nor refuse calls, nor compute other models. So a further thread starts if no thread is
-free, and either a batch is due or nothing has been received for a moment. A thread ends if it has no work, and enough
-other threads are free.
+server could neither receive nor refuse calls, nor run other models. So when all threads are busy, the pool starts
+another thread as soon as a batch is due, or if nothing has been received for a moment. A thread ends if it has no work,
+and enough other threads are free.
 """
 
 import math
@@ -101,8 +101,8 @@ class ComputePool:
             self._wake()
 
     def _wake(self, *, needed: bool = False) -> None:
-        """Let a thread look for work. If no thread waits, start one if it is ``needed``, if a batch is due, or if fewer
-        than ``threads`` threads run. Callers must hold the lock."""
+        """Let a waiting thread look for work. If there is none, start a thread, provided that it is ``needed``, a batch
+        is due, or fewer than ``threads`` threads run. Callers must hold the lock."""
         if self._waking:
             return  # a woken thread will look for work, and wakes the next thread when it takes some
         if self._waiting:
@@ -177,8 +177,8 @@ class ComputePool:
         return True
 
     def _next(self) -> Work | None:
-        """Return the next batch, or None if the thread should end. Calls that arrived while all threads computed are
-        received first, so that they join the batch."""
+        """Return the next batch, or None if the thread should end. Calls that arrived while all threads were busy
+        are received first, so that they join the batch."""
         while True:
             with self._lock:
                 others = len(self._running) - self._waiting - 1

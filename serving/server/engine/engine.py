@@ -167,7 +167,7 @@ class Residency:
     """With --max-loaded-mib, loads a model on its first call, and chooses which models to unload to make room.
     Thread-safe.
 
-    A call to a model that is not loaded is decoded after the load, because decoding needs the model's signature. Before
+    A call to a model that is not loaded is decoded after the model is loaded, as decoding needs its signature. Before
     a model is unloaded, it answers all calls in its queue. A later call loads the model again, so no call fails because
     of an unload. If a call's deadline passes while the call waits for its model, gRPC cancels the call; on other
     transports, the queue refuses the call once the model is loaded.
@@ -184,7 +184,7 @@ class Residency:
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
 
     def load(self, name: str) -> "Future[None]":
-        """Load one of ``names``, after all loads that earlier calls requested. All calls for the model share one
+        """Load a model of ``names`` after all models requested earlier are loaded. All calls for the model share one
         future, which must not be cancelled. If max_queue_size calls wait already, a new call gets a QueueFullError."""
         with self._lock:
             load, waiting = self._loading.get(name, (None, 0))
@@ -229,7 +229,7 @@ def _mib(stamps: Iterable[Stamp]) -> float:
 
 
 def _last_used(models: list[ServedModel]) -> tuple[bool, int]:
-    """Return a sort key that puts the least recently used model first, and models that are computing last. For a
-    model that has never been called, the time of loading counts as its last use."""
+    """Return a key that sorts models from the least to the most recently used, with models that are in use at the end.
+    For a model that has never been called, the time of loading counts as its last use."""
     is_busy = any(model.batcher.waiting or model.batcher.computing for model in models)
     return is_busy, max(max(model.started_ns, model.statistics.last_inference_ns) for model in models)

@@ -103,7 +103,7 @@ class ModelControl:
         """Wait for a load that has begun. The engine closes the models."""
         if self._poller.is_alive():
             self._poller.join()
-        with self._changing:  # a load on request holds this lock
+        with self._changing:  # held while a model is loaded on request
             pass
 
     def load(self, name: str) -> None:
@@ -190,8 +190,8 @@ class ModelControl:
                 self._loader.outcomes[unloaded, "evicted"] += 1
 
     def _want(self, names: Collection[str]) -> set[str]:
-        """Return which names are routes, and prepare these routes for ``_serve_routes``. With --max-loaded-mib, let
-        calls load all other models, except those of --load-model and the members of routes, which stay loaded."""
+        """Return which names are routes, and prepare these routes for ``_serve_routes``. With --max-loaded-mib, the
+        models of --load-model and the members of routes stay loaded; any other model is loaded at its first call."""
         routes = self._routes.among(names)
         with self._change():
             self._routes.want(routes)

@@ -150,7 +150,7 @@ class ServedModel:
         }
 
     def close(self) -> None:
-        """Compute the queued calls, then free the session's memory."""
+        """Answer the queued calls, then free the session's memory."""
         self.batcher.close()
         if self._pool is not None:
             self._pool.offer(self)

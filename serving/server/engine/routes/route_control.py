@@ -1,8 +1,8 @@
 """Serves routes, or takes them out of service, after each change of the models and of the routes' files.
 
-Each change resolves all routes from scratch, before any route serves. If a route's file cannot be applied, a route that
-serves keeps its current settings, and a route that does not serve yet stays out of service. So a mistake in one file
-takes no other route out of service.
+At each change, all routes are resolved from scratch before any route is updated. If a route's file cannot be applied, a
+route that serves keeps its current settings, and a route that does not serve yet stays out of service. So a mistake in
+one file does not take other routes out of service.
 """
 
 from collections.abc import Iterable
@@ -57,7 +57,7 @@ class RouteControl:
 
     def want(self, names: set[str]) -> None:
         """From the next ``refresh`` on, serve only these routes, with the current contents of their files."""
-        for name in self.wanted.keys() - names:  # forget the route's failures, as a model may take its name
+        for name in self.wanted.keys() - names:  # forget its failures, because a model may later have the route's name
             self._loader.forget_others(name, ())
         self.wanted = {name: self._read(name) for name in names}
 

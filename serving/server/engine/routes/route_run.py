@@ -23,7 +23,7 @@ log = structlog.get_logger()
 class MemberCall(Call):
     """A route's call to a member, with all samples of the caller's call. In a cascade, each later member gets only the
     samples of which the previous member was not sure. This object is also the queue in which the caller's call waits.
-    The thread that computed the member's answer calls ``answer``, or ``_settle`` if the answer completes that call."""
+    The thread that computed a member's answer calls ``answer``, or ``_settle`` if this answer is final."""
 
     rows: npt.NDArray[np.intp] | None = None
     """Which samples of the caller's call this member gets, as indices; None for the first member, which gets all."""
@@ -31,7 +31,7 @@ class MemberCall(Call):
     """The answers so far, for all samples of the caller's call."""
     stages: tuple[StageTimings, ...] = ()
     low_confidence = 0
-    """The number of samples that keep the unsure answer of an earlier member."""
+    """The number of samples that keep an unsure member's answer, because the next member was overloaded."""
 
     def __init__(self, route: "ServedRoute", call: Call, stage: int, inputs: Tensors, samples: int) -> None:
         """``call`` is the caller's call, with the deadline of all stages. ``stage`` is the member's index."""

@@ -1,4 +1,4 @@
-"""A route that is served under its own name, like a version of a model."""
+"""A route, which clients call by its own name just as they call a model."""
 
 import json
 import math
@@ -180,8 +180,8 @@ class Shadow:
     A copy waits until every caller in the original call's batch has an answer. Then the route submits the copy if no
     request waits for the route's members, and fewer than half of each member's instances are busy. The computation of a
     copy cannot be stopped, and slows down calls that arrive meanwhile. So the server computes one copy at a time, then
-    pauses. It skips copies that arrive before the pause ends, or that the model would not accept. Copies get no lower
-    priority in the operating system: if the system paused a thread with the interpreter lock, every call would wait.
+    pauses. It skips copies that arrive before the pause ends, or that the model would not accept. Copies are computed
+    at normal priority: a low-priority thread could be paused while it holds the interpreter lock that every call needs.
     """
 
     def __init__(
