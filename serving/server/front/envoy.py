@@ -194,7 +194,7 @@ class Envoy:
             except OSError as error:
                 log.warning("Envoy keeps the previous TLS certificates", reason=str(error))
             if self._ask("GET", "/ready") is None:
-                # The time does not count from the last answer, because this process may have been paused with Envoy.
+                # Measured from the first unanswered request: since the last answer, the machine may have slept.
                 silent_since = silent_since or time.monotonic()
                 longest = limits.envoy_hang_seconds if self._listens else _START_SECONDS
                 if time.monotonic() - silent_since > longest:

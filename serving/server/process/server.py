@@ -58,7 +58,7 @@ class Server:
 
         Raises:
             StartError: The certificates or the tokens are invalid, or the transport cannot be used.
-            MissingExtraError: The packages that HTTP, tracing or an exposed address needs are not installed.
+            MissingExtraError: A package for HTTP, for tracing or for an exposed server is not installed.
         """
         self.front = Envoy(config) if config.is_exposed and config.behind is None else None
         """The Envoy in front of an exposed server; None for a trusted server or a worker."""
@@ -83,7 +83,7 @@ class Server:
             self._transport = GrpcServer(intake)
         self._http: HttpServer | None = None
         if config.http_port != OFF:
-            # Imported here and not above, because a server without HTTP starts faster and does not need the packages.
+            # Imported here and not above, so that a server without HTTP starts faster and does not need the packages.
             with needs("rest", "HTTP, which --http-port -1 turns off,"):
                 from hangtag.serving.server.transport.http import http_server
             state = self.state if wrap_control is None else control.state

@@ -45,7 +45,7 @@ class Supervisor:
         self._started = False
         self._stopping = threading.Event()
         self._changing = threading.Lock()  # held during a load or unload call
-        self._is_changing = False  # whether the workers are making a change, so that no worker may start
+        self._is_changing = False  # whether the workers are making a change; no worker may start meanwhile
         self._models: frozenset[str] = frozenset()  # what a new worker loads with --model-control explicit
         self._served_versions: dict[str, tuple[int, ...]] = {}
         self.front = Envoy(config) if config.is_exposed else None

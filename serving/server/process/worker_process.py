@@ -50,8 +50,8 @@ class WorkerProcess(Peer):
         """Let the worker call these functions, until its process has ended. Then free the process's descriptors."""
         self.answer_calls(functions)
         self._process.join()
-        # Whenever multiprocessing starts a process, it polls all others, so another thread may be the first to notice
-        # this process's end. Then join returns before that thread records the code, and close would raise ValueError.
+        # When multiprocessing starts a process, it polls all others, so a thread that starts a worker may notice first
+        # that this one ended. Then join returns before that thread records the code, and close would raise ValueError.
         while (code := self._process.exitcode) is None:
             time.sleep(_PAUSE_SECONDS)
         self._process.close()
