@@ -12,7 +12,7 @@ policy:
    If several instances are free, and the measured service time shows that this is worthwhile, the queued calls are
    divided among these instances.
 3. Delay, off by default. With max_queue_delay, a batch that is not full is held back until one of its calls has waited
-   for the delay, or has used half of that call's spare time before its deadline.
+   for the delay, or for half of the time that it can spare before its deadline.
 4. Admission. ``put`` refuses a call at once after ``close`` (UnavailableError), if max_queue_size calls wait
    (QueueFullError), or if, by the measured service time, the answer would miss its deadline (DeadlineError).
 5. Dropping. ``take`` leaves out calls that were cancelled or can no longer be computed in time, so that no computation
@@ -191,7 +191,7 @@ class Batcher:
         """Return the time by which a call's batch must be finished. Raises DeadlineError if the call would be late."""
         predict = self._service_time.predict
         whole_batches, rest = divmod(self.queued_samples, self.max_batch_size)
-        # If the waiting calls fill a whole batch, later calls will also fill the batch of this call.
+        # If the waiting calls already fill a batch, assume that later calls will fill the batch that this call joins.
         own = self.max_batch_size if whole_batches else min(rest + call.samples, self.max_batch_size)
         expected = predict(own)
         if whole_batches:

@@ -9,7 +9,7 @@ FRESH_SECONDS = 1.0
 
 _NEWEST_SHARE = 0.2  # weight of the newest batch in the running mean of its size class
 _WEIGHT_DECAY = 0.98  # whenever a batch is observed, the weight of each size class is multiplied by this
-_MIN_WEIGHT = 0.01  # each size class keeps at least this weight, because one class alone gives no slope
+_MIN_WEIGHT = 0.01  # each size class keeps at least this weight, because fitting a line needs two classes
 _STALL_FACTOR = 4.0
 """A measured time is capped at this many times the mean time of its size class, because the machine may have paused.
 The first time measured for a size class is capped at this many times the predicted time, if there is a prediction."""
@@ -25,8 +25,8 @@ class ServiceTime:
         self.fresh_until = -math.inf
         """Until when the observations are fresh."""
         self.held = False
-        """Whether to use observations older than FRESH_SECONDS too, because a single batch may take longer. If the
-        observations are fresh when an idle model begins a batch, the batcher sets this until the model is idle."""
+        """Whether to use observations that are no longer fresh. The batcher sets this if they are fresh when an idle
+        model begins a batch, which may take longer than FRESH_SECONDS. The batcher resets it when the model is idle."""
         self._fitted: tuple[float, float] | None = (0.0, 0.0)  # a and b; None if a batch was observed since the fit
 
     def observe(self, samples: int, seconds: float) -> None:
@@ -67,7 +67,7 @@ class ServiceTime:
             deviation = samples - mean_samples
             variance += weight * deviation * deviation
             covariance += weight * deviation * (seconds - mean_seconds)
-        # The fixed cost ``a`` and the cost per sample ``b`` are at least 0. With only one size class, ``a`` is 0.
+        # The fixed cost ``a`` and the cost per sample ``b`` are at least 0. With a single size class, ``a`` is 0.
         max_slope = mean_seconds / mean_samples
         b = min(max(0.0, covariance / variance), max_slope) if variance else max_slope
         return mean_seconds - b * mean_samples, b
