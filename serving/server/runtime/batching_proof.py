@@ -23,8 +23,8 @@ from hangtag.serving.signature import Signature
 
 
 class _Tolerance(NamedTuple):
-    """How far two floats may differ because of rounding errors: by ``place`` times the largest value at the same
-    position in any sample's output, or by ``anywhere`` times the largest value in the output."""
+    """How far two floats may differ because of rounding errors. The limit is the larger of ``place`` times the largest
+    value at the same position in any sample's output, and ``anywhere`` times the largest value at any position."""
 
     place: float
     anywhere: float
@@ -128,8 +128,8 @@ def _trials(runtime: Runtime, extent: Extent) -> Iterator[tuple[int, list[Tensor
     """For each length at which the model runs, yield the length, samples, and the model's answer to each sample alone.
     Raises InferenceError if the model fails on every synthetic input.
 
-    The length is the size of every dynamic axis after an input's first axis. If the model fails, these axes have size 1
-    in all inputs but the first that has such axes, because the second axis of a recurrent state may be the batch axis.
+    The length is the size of every dynamic axis after an input's first axis. If the model fails, only the first input
+    with such axes keeps this size. In others the size is 1, as a recurrent state's second axis may be the batch axis.
     """
     signature = runtime.signature
     formats = _TEXT_FORMATS if any(spec.datatype == "BYTES" for spec in signature.inputs) else _TEXT_FORMATS[:1]
@@ -196,7 +196,7 @@ def _sample(
 
 
 def _tolerances(runtime: Runtime, operators: Set[str]) -> Mapping[int, _Tolerance]:
-    """Return the tolerances by a float's size in bytes. They are larger for a model quantized to 8 bits, unless it has
+    """Map the size of a float in bytes to its tolerance, which is larger for a model quantized to 8 bits, unless it has
     DynamicQuantize layers: these make rows depend on each other, which a larger tolerance could hide."""
     kinds = {operator.rpartition(".")[2] for operator in operators}
     in_8_bits = any(kind.startswith(("QuantizeLinear", "QLinear", "QGemm")) for kind in kinds)

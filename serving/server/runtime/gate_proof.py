@@ -20,7 +20,7 @@ _METADATA_PROPS = 14  # the field number of ModelProto's metadata_props
 _KEY, _VALUE = 1, 2  # the field numbers of StringStringEntryProto's key and value
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _FIXED_SIZES = {_FIXED64: 8, _FIXED32: 4}
-_LONGEST_VARINT = 10  # bytes of 7 bits each
+_LONGEST_VARINT = 10  # in bytes, each of which holds 7 bits of the number
 
 
 def proves_batching(file: Path) -> bool:

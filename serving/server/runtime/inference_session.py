@@ -97,7 +97,7 @@ def provider_list(
         cuda["gpu_mem_limit"] = tensorrt["trt_max_workspace_size"] = str(gpu.mem_limit_mib << 20)
     if cuda_graphs:
         cuda["enable_cuda_graph"] = "1"
-    # CUDA computes the operators that TensorRT lacks, and the CPU the operators that CUDA lacks.
+    # Operators that TensorRT lacks run on CUDA, and operators that CUDA lacks too run on the CPU.
     return [*([(TENSORRT, tensorrt)] if provider == "tensorrt" else []), (CUDA, cuda), (CPU, {})]
 
 

@@ -206,8 +206,8 @@ def _samples(inputs: Tensors) -> int:
 
 
 def verify(buffers: Buffers, signature: Signature, compute: Compute) -> None:
-    """Raise ModelLoadError unless a full batch and a padded batch of each size get the same answers from the buffers
-    and from ``compute``."""
+    """For each batch size, compute a full batch and a padded batch both in the buffers and with ``compute``. Raise
+    ModelLoadError if the answers differ."""
     for size in buffers.sizes:
         for check in range(_CHECKS):
             samples = max(1, size - check)
@@ -219,7 +219,7 @@ def verify(buffers: Buffers, signature: Signature, compute: Compute) -> None:
 
 
 def require_faster(graphs: Buffers, other: Buffers, signature: Signature) -> None:
-    """Raise ModelLoadError unless ``graphs`` need less than _GRAPHS_GAIN of ``other``'s time for all batch sizes."""
+    """Run a batch of each size. Raise ModelLoadError if ``graphs`` take _GRAPHS_GAIN of ``other``'s time or longer."""
     batches = [random_batch(signature, size, seed=0) for size in graphs.sizes]
     seconds = (sum(_shortest(each.run, inputs) for inputs in batches) for each in (graphs, other))
     if not next(seconds) < _GRAPHS_GAIN * next(seconds):

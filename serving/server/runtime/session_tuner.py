@@ -40,8 +40,8 @@ class SequentialSessionTuner:
     """Chooses the session for batches that run one at a time. Such batches never overlap, so no lock is used."""
 
     def __init__(self, path: Path, first: InferenceSession, open_second: Callable[[], InferenceSession]) -> None:
-        """Start with ``first``, the session that computes all other batches. ``open_second`` opens the session with
-        more threads, on another thread, and may raise any exception."""
+        """Start with ``first``, the session for batches that overlap with others. ``open_second`` opens the session
+        with more threads, on another thread, and may raise any exception."""
         self.session = first
         """The session that computes such a batch while ``settled`` is above 0."""
         self.settled = 0
