@@ -20,9 +20,9 @@ from hangtag.serving.server.config.limits import Limits
 
 PERIOD = 10.0
 """The length in seconds of a period in which only a limited number of lines (the burst) is written for one event. The
-event's first line after the period says how many lines were dropped."""
+first line for the same event after the period says how many lines were dropped."""
 INFO_BURST = 5
-"""The burst for an event that reports no problem. The burst for a warning or an error is `Limits.log_burst`."""
+"""How many lines one period allows for an event that reports no problem. For problems, see `Limits.log_burst`."""
 
 _LONGEST_VALUE = 2000
 """Of a longer value, only this many characters are written."""
@@ -84,7 +84,7 @@ class _Writer:
     """Writes to standard error. Ignores failures, because a closed pipe or a full disk must not fail a call."""
 
     def write(self, text: str) -> None:
-        # Look up sys.stderr at each call, because a program may replace it, even by None (AttributeError).
+        # Look up sys.stderr at each call, because a program may replace it, even with None, which has no ``write``.
         with contextlib.suppress(OSError, ValueError, AttributeError):
             sys.stderr.write(text)
             sys.stderr.flush()
@@ -93,8 +93,8 @@ class _Writer:
 
 
 def _without_values(record: logging.LogRecord) -> dict[str, str]:
-    """Return a record's message format, and the type and source line of its exception. Leave out
-    the exception's message, and a log message without arguments, because both may contain callers' values."""
+    """Return a record's message format, and the type and source line of its exception. Omit the
+    exception's message, and the text of a record without arguments, because both may contain callers' values."""
     fields = {"reason": str(record.msg)} if record.args else {}
     error = record.exc_info[1] if record.exc_info else None
     if error is not None:

@@ -42,8 +42,8 @@ def merge(one: Any, other: Any) -> Any:
 
 
 class Mergeable:
-    """Base of dataclasses whose instances from two processes are combined by ``+``: each field by the function under
-    ``merge`` in the field's metadata or, if there is none, by `merge`."""
+    """Base of dataclasses whose instances from two processes are combined by ``+``. Each field is combined by the
+    function under the key ``merge`` of its metadata, or by this module's `merge` if there is none."""
 
     def __add__(self, other: Self) -> Self:
         values = (

@@ -120,7 +120,7 @@ def exposition(state: Callable[[], ServerState], accept: str) -> tuple[bytes, st
 
 
 def _with_zeros(state: ServerState) -> ServerState:
-    """Add a count of 0 for each kind of failure or load that alerts watch, if none has happened yet."""
+    """Add a count of 0 for each kind of event that alerts query, if no such event has happened yet."""
     none = BucketHistogram.of(SECONDS_BOUNDS)
     served = [version for version in state.versions if version.state == READY]
     failures = {(version.name, version.version, code): none for version in served for code in _ALERTED_CODES}
