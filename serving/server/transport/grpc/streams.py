@@ -174,7 +174,7 @@ class _Stream:
         self._held += held - call.held
         call.held = held
         if answer:
-            # After a large answer, each smaller one halves the expected answer size, so few later requests must wait.
+            # After a large answer, each smaller answer halves the expected size, so that only a few requests must wait.
             self._expected = max(answer, self._expected // 2)
         self._changed.set()
 

@@ -179,7 +179,7 @@ class Connection(asyncio.Protocol):
             return
         self._reads = False
         request = self._coming
-        if request is None:  # the head is incomplete or invalid, so the answer needs a placeholder request
+        if request is None:  # no request was parsed from the head, so a placeholder gets the answer
             request = HttpRequest(self, "GET", b"/", [], keeps_open=False)
             self._requests.append(request)
         elif request.is_answered:

@@ -46,7 +46,7 @@ class JsonRequest(NamedTuple):
     """For each requested output, whether it is sent as binary data. If none is requested, one value holds for all."""
     id: str
     head: bytes | None
-    """The request's JSON, or None if no `Plan` may serve later requests that differ only in a tensor's binary data."""
+    """The request's JSON if later requests that differ only in binary data may share its `Plan`, else None."""
 
 
 def decode_request(body: bytes, size: int) -> JsonRequest:

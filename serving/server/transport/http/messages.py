@@ -191,7 +191,7 @@ def cost_headers(model: str, version: str, timings: Timings, preprocess_ns: int 
         times = b"preprocess;dur=%.3f, %b" % (preprocess_ns / 1e6, times)
     name, of_version = _answered_by(model, version)
     cost = "".join(f"{key}: {value}\r\n" for key, value in cost_metadata(timings)).encode()
-    # a route's cost metadata names the models that answered
+    # if a route answered, the headers with its cost already name the models
     return b"%b%b%bserver-timing: %b\r\n" % (b"" if timings.stages else name, of_version, cost, times)
 
 
@@ -204,8 +204,8 @@ def require_host(host: str, allowed: Iterable[str]) -> None:
     """Raise ForeignOriginError if a Host header, which may have a port, does not name this server.
 
     After a browser has loaded a page of ``evil.example``, this name may resolve to the server's address (DNS
-    rebinding). The browser then sends ``Host`` and ``Origin`` with the page's name, which is never an address,
-    ``localhost`` or empty. The operator lists all other names of the server, without a port.
+    rebinding). The browser then sends the page's host name in ``Host`` and ``Origin``. It is never an IP address,
+    ``localhost`` or an empty name. The operator lists all other names of the server, without a port.
     """
     name = _PORT.sub("", host).lower().rstrip(".")
     names = {"", _LOCALHOST, *(each.lower().rstrip(".") for each in allowed)}

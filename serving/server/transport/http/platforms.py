@@ -41,7 +41,7 @@ _BINARY = "application/vnd.sagemaker-triton.binary+json"
 _SENT_LENGTH = re.compile(rb"\r\n%b: (\d+)\r\n" % HEAD_LENGTH)
 _HEAD_LENGTH = re.compile(re.escape(_BINARY) + r"; *json-header-size=(\d+)")
 _URL_FILE = ".url"
-"""A file that is added to a copied model's folder, so that all workers can read where the model was unpacked."""
+"""A file in a copied model's folder, from which all workers read the path of the folder that was copied."""
 _NO_ROOM = re.compile("bad_alloc|bad allocation|allocate memory|No space left")
 """How messages of ONNX Runtime, C++ and Linux say that memory or a disk is full."""
 
