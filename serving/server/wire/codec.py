@@ -30,7 +30,7 @@ _MAX_HEAD = 1024  # bytes
 
 def parse_message(parse: Callable[[bytes], T], message: object, method: str) -> T:
     """Parse a message with its FromString. Raises InvalidRequestError if the bytes are not a message of this method, or
-    if ``message`` is not bytes, because the caller sent no message."""
+    if ``message`` is not bytes, which means that the caller sent no message."""
     if not isinstance(message, bytes):
         raise InvalidRequestError("the call has no message, and its method needs a message")
     try:
@@ -150,8 +150,8 @@ def serialized(response: pb.ModelInferResponse | bytes) -> bytes:
 
 
 def _head_of(request: pb.ModelInferRequest, message: bytes) -> bytes | None:
-    """Return a message's bytes up to the contents of its only tensor, or None if these bytes do not determine all of
-    the request except those contents."""
+    """Return a message's bytes before the contents of its only tensor. Return None if other messages that begin with
+    these bytes may differ from this message in more than the contents."""
     has_one_tensor = len(request.inputs) == len(request.raw_input_contents) == 1
     if not has_one_tensor or request.inputs[0].datatype not in BY_VALUE or request.parameters:
         return None

@@ -148,7 +148,7 @@ class LoopCalls:
 
     def _resolve(self) -> None:
         self._loop_thread = get_ident()
-        self._scheduled = False  # cleared first, so that a call that ends from now on schedules this method
+        self._scheduled = False  # reset first, so that a call that ends after this line schedules this method
         while self._ended:
             self._ended.popleft().resolve()
 

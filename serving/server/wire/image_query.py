@@ -6,7 +6,7 @@ ranking. In task ``multi_label`` the answer is a set of labels:
 
 - If the model has an output ``path``, INT64 [batch, any], the set is that path: the indices of the predicted labels in
   order, padded with -1. The output ``path_probability`` [batch] is the probability of the whole path.
-- Otherwise the set is all labels whose probability reaches the threshold, but at least the min_labels most probable.
+- Otherwise the set is all labels whose probability reaches the threshold, but never fewer than ``min_labels`` labels.
 """
 
 import json

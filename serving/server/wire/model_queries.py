@@ -17,7 +17,7 @@ from hangtag.serving.signature import TensorSpec
 
 Result = TypeVar("Result")
 
-_THREADS = 32  # each thread may wait for other workers or for a load
+_THREADS = 32  # each thread may wait for other workers, or until a model is loaded
 PLATFORM = "onnxruntime_onnx"
 # Long metadata of the ONNX file, needed only by the file's owner. 'hangtag models' shows this metadata.
 _UNPUBLISHED_METADATA = ("training", "reference", "reference_labels", "examples")
