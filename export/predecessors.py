@@ -19,9 +19,9 @@ from hangtag.training.data.dataset import Split, pixels_digest
 from hangtag.training.runs.run import Run
 
 CHANCE = 1.645
-"""The largest loss of accuracy, in standard errors, that is attributed to chance. On independent test sets, the
-measured loss of an equally accurate new version exceeds this bound with a probability of 5 %. On the same images, the
-probability is lower. With 10,000 images and an accuracy of 87 %, the bound is 0.78 points. With different seeds, the
+"""The largest loss of accuracy, in standard errors, that is attributed to chance. If both versions are equally
+accurate, the measured drop exceeds this bound with a probability of 5 % on independent test sets, and more rarely on
+the same images. With 10,000 images and an accuracy of 87 %, the bound is 0.78 points. With different seeds, the
 accuracy of one of the study's recipes varies by up to 0.67 points (studies/finished/accuracy.jsonl)."""
 
 _ALL_THE_SAME = "To publish it anyway, add --even-if-worse"

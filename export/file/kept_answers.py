@@ -17,7 +17,7 @@ from hangtag.training.data.dataset import Classes
 
 IMAGES = 32
 _NUMBERS, _LEAST = 1_600, 4
-"""All kept answers together have at most _NUMBERS numbers for each output, unless _LEAST images alone need more."""
+"""For each output, at most _NUMBERS numbers are kept in total, but always the answers for at least _LEAST images."""
 _MOST = 16
 _MOST_BYTES = 512_000
 """The limit for the total size of all examples. A file keeps fewer examples if its pictures are large."""

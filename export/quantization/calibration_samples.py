@@ -19,7 +19,7 @@ from hangtag.serving.signature import Signature, TensorSpec
 from hangtag.training.data.reading import prepared
 
 LEAST = 40
-"""The least number of samples. Half of the samples test the converted file, and fewer than 20 would be too few."""
+"""The least number of samples. Half of the samples test the converted file, and this test needs at least 20 samples."""
 MOST_PICTURES = 1_000
 """The largest number of pictures that are read from a folder. They are evenly spaced over the sorted names."""
 

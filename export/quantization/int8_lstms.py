@@ -46,7 +46,7 @@ _LARGEST = 127
 _LARGEST_PAIR = 127.0
 """The largest sum of two neighbouring weights' magnitudes. Rounding may add 1/2 to each magnitude, and 255 * (127 + 1)
 still fits into 16 bits."""
-# For ONNX's W, then R: the input index of the 8-bit weights, of their scales, and of the original FP32 weights.
+# An entry for ONNX's W and one for R: the input indices of the 8-bit weights, their scales, and the FP32 weights.
 _PLACES = ((1, 8, 1), (2, 10, 2))
 
 

@@ -111,8 +111,8 @@ def _reorder_pooling(model: onnx.ModelProto) -> onnx.ModelProto:
     """Put ReLU and max pooling into the faster order. They commute, because max(relu(x)) == relu(max(x)).
 
     In 8 bits, ReLU comes first, because the quantizer then fuses it with the convolution and spends no bit on negative
-    values. In FP32, pooling comes first. If ReLU came first, ONNX Runtime would quantize ReLU's output,
-    and pooling in 8 bits is slow in the memory layout of FP32.
+    values. In FP32, pooling comes first. If ReLU came first, ONNX Runtime would quantize ReLU's output, and would pool
+    8-bit values in the memory layout of FP32, which is slow.
     """
     ordered = onnx.ModelProto()
     ordered.CopyFrom(model)

@@ -164,7 +164,7 @@ def without_versions(models: Path) -> Iterator[str]:
 
 
 def _files(models: Path) -> list[list[ModelFile]]:
-    """Return each model's versions, sorted by name: the served version, then the others, highest first."""
+    """Return the models by name, each with its versions: the served one first, then the others, highest first."""
     files = [model_repository.versions(models, name) for name in model_repository.names(models)]
     return [versions for versions in files if versions]
 

@@ -84,7 +84,7 @@ def _staging_folder(models: Path, name: str) -> Iterator[Path]:
 
     The kernel locks a process's folder until the process ends, so a folder without a lock belongs to a dead process.
     """
-    # A model's folder without a version is an error, so a new model's hidden folder is made in the repository itself.
+    # A model folder without a version is an error, so a new model's hidden folder is put directly into the repository.
     parent = models / name if (models / name).is_dir() else models
     staging = parent / f"{PREFIX}{uuid.uuid4().hex}"  # set before mkdir, so that Ctrl-C at any moment leaves no folder
     with ExitStack() as lock:
@@ -105,7 +105,7 @@ def _locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
     """Hold the kernel's lock on a folder.
 
     Without ``wait``, raise OSError if another process holds the lock, or if the file system does not support locks.
-    With ``wait``, continue without a lock if locks are not supported. No leftover folder is removed without its lock.
+    With ``wait``, continue unlocked if locks are unsupported. A leftover folder is removed only while its lock is held.
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:

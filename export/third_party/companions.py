@@ -20,7 +20,7 @@ from hangtag.export.third_party.preprocessing import PROBABILITIES, Stated
 from hangtag.printable import named
 
 _BILINEAR = (2, "bilinear", None)
-"""The values of the key ``resample`` that mean bilinear scaling: Pillow's constant, the name, or no value."""
+"""The values of the key ``resample`` that mean bilinear scaling: Pillow's constant, the filter's name, or None."""
 _STEPS = frozenset({
     "do_resize", "size", "resample", "crop_pct", "do_center_crop", "crop_size", "do_rescale", "rescale_factor",
     "rescale_offset", "do_normalize", "image_mean", "image_std", "include_top", "do_flip_channel_order",
@@ -35,8 +35,8 @@ _HARMLESS = frozenset({
 """The keys that have no effect, because hangtag converts all pictures to RGB. ``pad_size`` has no effect without
 ``do_pad``."""
 _SQUASHED_FROM = 384
-"""ConvNeXT's processor, the only one with ``crop_pct``, stretches pictures if the model's input has at least this size,
-and crops them otherwise."""
+"""ConvNeXT's processor, the only one with ``crop_pct``, stretches pictures if the shortest edge of the model's input
+has at least this many pixels, and crops them otherwise."""
 
 
 def read(path: Path, model: onnx.ModelProto) -> Stated:

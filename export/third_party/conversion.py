@@ -165,8 +165,8 @@ def _search(
         agreement: a function that computes a converted file's agreement with the original, on all samples for this
             search.
         distance: a function that computes ``Comparison.distance`` of a converted file, on a few of these samples.
-        least: the share of samples that must get the original's answer. The search aims for at most half of the wrong
-            answers that this share permits, as a margin for the later test on other samples.
+        least: the share of samples that must get the original's answer. If possible, the search allows only half of the
+            wrong answers that this share permits, as a margin for the later test on other samples.
 
     Raises:
         ExportError: ``least`` is reached only if all layers stay in FP32.
@@ -202,7 +202,7 @@ def _search(
 
 
 def _rank(converter: Int8Converter, distance: Callable[[onnx.ModelProto], float]) -> list[_Layer]:
-    """Return all layers, the most sensitive first. Layers that were not measured in time come first."""
+    """Return all layers, the most sensitive first. Layers not measured before the time limit come first."""
     names = {node.name for node in converter.layers}
     end = time.monotonic() + _MEASURING_SECONDS
     ranked, measured = [], 0

@@ -40,7 +40,7 @@ class Stated:
         labels: The names of the labels, in the order of the outputs' last axis.
         scores: One of SCORES.
         sources: The values that companion files state, as sentences without a full stop.
-        notes: Sentences about steps that hangtag does differently from a companion file, and about changed labels.
+        notes: Sentences about preprocessing steps that differ from those in a companion file, and about changed labels.
         problems: Sentences about companion files that could not be read.
     """
 

@@ -138,7 +138,7 @@ def _output(model: onnx.ModelProto, labels: int) -> onnx.ValueInfoProto:
         return fitting[0]
     shown = ", ".join(f"{value.name} {shape(value)}" for value in outputs).replace("None", "any")
     count = "several have" if fitting else "none has"
-    remedy = "name only the right output 'logits'" if fitting else "--labels must name one label for each score"
+    remedy = "rename only the correct output to 'logits'" if fitting else "--labels must name one label for each score"
     raise ExportError(f"of the network's outputs ({shown}) {count} one score for each of {labels} labels: {remedy}.")
 
 
