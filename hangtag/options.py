@@ -56,8 +56,8 @@ class Duration(FiniteRange):
 
 def options_of(settings: type[Any], *left_out: str, **kinds: click.ParamType[Any]) -> Callable[[F], F]:
     """Add an option to a command for each field that a dataclass declares with ``setting``, except for the fields in
-    ``left_out``. Each option's value is passed to the command as an argument with the field's name. ``kinds`` has the
-    click types of fields whose declaration cannot name a click type.
+    ``left_out``. Each option's value is passed to the command as an argument with the field's name. ``kinds`` gives the
+    click types of those fields whose declaration has no place for one.
     """
 
     def decorated(command: F) -> F:

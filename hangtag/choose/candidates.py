@@ -43,8 +43,8 @@ class Model:
     file: ModelFile  # the measured version
     confidence: npt.NDArray[np.floating]  # the highest probability in the answer to each sample, [samples]
     right: npt.NDArray[np.bool_]  # whether each sample is classified correctly, [samples]
-    alone: float  # how many seconds one processor needs for a batch of a single sample
-    per_sample: float  # how many seconds per sample one processor needs for a full batch
+    alone: float  # processor time, in seconds, for a batch of a single sample
+    per_sample: float  # processor time per sample, in seconds, if samples are processed in full batches
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,10 +138,10 @@ def bound(samples: int, lost: int) -> float:
 
 
 def candidates(models: Sequence[Model], accuracy: float, lose_at_most: float = 1.0) -> list[Candidate]:
-    """List every model, the fastest first, and every cascade that is cheap enough, at the threshold of ``best``.
+    """List every model, the fastest first, and every cascade that is cheap enough if it uses the threshold of ``best``.
 
-    In a cascade, each model is slower and more accurate than the model before it; otherwise the earlier model would be
-    enough. A cascade that does not reach the accuracy is listed if it is more accurate than every model.
+    In a cascade, each model is slower than the model before it, so it is useful only if it is also more accurate. A
+    cascade that does not reach the accuracy is listed if it is more accurate than every model.
     """
     ordered = sorted(models, key=lambda model: model.per_sample)
     listed = [curve([model])[0] for model in ordered]

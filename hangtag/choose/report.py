@@ -113,5 +113,5 @@ def draw(candidates: Sequence[Candidate], file: Path) -> None:
 
 
 def _place(candidate: Candidate) -> tuple[float, float]:
-    """Return the coordinates of a candidate in the picture: microseconds per sample, and the accuracy."""
+    """Return the coordinates of a candidate in the chart: microseconds per sample, and the accuracy."""
     return candidate.cost * 1e6, candidate.accuracy

@@ -15,8 +15,8 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-# The style sheet's variables with their colours in light mode, which precede those in dark mode. Pictures are drawn in
-# these colours, and a page replaces each colour with its CSS variable, so that dark mode can use other colours.
+# The style sheet's variables with their light-mode colours, which precede the dark-mode colours in the sheet. Pictures
+# are drawn in these colours, and a page replaces each with its CSS variable, so that dark mode can use other colours.
 _SHEET = resources.files("hangtag.page").joinpath("templates/style.css").read_text()
 _VARIABLES: dict[str, str] = dict(reversed(re.findall(r"(--(?:muted|line|bad|series-\d)): (#\w{6});", _SHEET)))
 INK, GRID, BAD = (_VARIABLES[name] for name in ("--muted", "--line", "--bad"))
