@@ -245,9 +245,9 @@ class Signature:
         return next((spec for spec in self.outputs if spec.name == name), None)
 
     def difference(self, other: "Signature") -> str | None:
-        """Describe the first difference between two signatures that affects the answers; None if there is none. If
-        both files have an image description, these must resize pictures in the same way, because a route prepares each
-        picture only once, for its first model."""
+        """Describe the first difference between two signatures that affects the answers; None if there is none. If both
+        files describe their images, both must specify the same resizing, because a route prepares each picture only
+        once, for its first model."""
         fits = (self.image.fit, other.image.fit) if self.image and other.image else ("", "")
         for what, own, others in (
             ("their inputs", self.inputs, other.inputs),

@@ -56,7 +56,7 @@ def pull(url: str, folder: Path, *, replace: bool, report: Report) -> None:
     Args:
         folder: The repository's folder, which need not exist.
         replace: Whether to overwrite versions that have different content.
-        report: A function that is called after each version, or file that several versions share, was written.
+        report: A function that is called when a version, or a file that several versions share, has been written.
 
     Raises:
         StoreError: One of: the store cannot be read; the folder cannot be written; ``replace`` is false, and the folder
@@ -72,7 +72,7 @@ def pull(url: str, folder: Path, *, replace: bool, report: Report) -> None:
                 store.fetch(file, new / file.path)
             theirs, mine = (local_parts(root, {*map(model_of, stored)}) for root in (new, folder))
             pulled = [part for part in theirs if mine.get(part) != theirs[part]]
-            # Check the folders themselves: ``mine`` omits those without model.onnx, whose files pulling would delete.
+            # Check the folders: ``mine`` omits versions without model.onnx, but a pull would delete their files, too.
             removed = [part for part in pulled if (folder / part).is_dir()]
             if removed and not replace:
                 raise _refusal(removed, f"{folder} has different content for", "pull into another folder")

@@ -24,7 +24,7 @@ Version = tuple[str, str]
 Row = dict[str, Any]
 """The activity of a model version: the model's name, the version, and the values that ``Interval.rows`` describes."""
 Metrics = Mapping[tuple[Any, ...], float]
-"""The key is a metric's name with the values of the labels in ``_READ``, the value is the sum over all other labels."""
+"""Maps a metric's name with its values of the labels in ``_READ`` to the metric's sum over all other labels."""
 
 _VERSION = {"model": str, "version": str}
 _STAGE = {"model": str, "stage": int, "member": str}

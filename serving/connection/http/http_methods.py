@@ -21,7 +21,7 @@ from hangtag.serving.connection.errors import ClientError
 from hangtag.serving.connection.method import CONTROL, Method
 
 METRICS: Method[Any] = Method("/metrics", Message)
-"""Reads Prometheus metrics in the text format. The request of a call is the path of the metrics URL."""
+"""Reads Prometheus metrics in the text format. The request object of a call is simply the path of the metrics URL."""
 HEAD_LENGTH = "inference-header-content-length"
 """The header that contains the length of the JSON in bytes."""
 BINARY_SIZE = "binary_data_size"

@@ -90,7 +90,7 @@ class Gate:
 
     @property
     def needs_common_load(self) -> bool:
-        """Whether each run is compared with the baseline or with another target under the same load."""
+        """True if each run is compared with a run of the baseline, or of another target, under the same load."""
         other = self.against
         if other is None or self.figure.is_single or other.is_single:
             return False
@@ -98,8 +98,8 @@ class Gate:
 
 
 def parse(text: str, scenario: Scenario, *, accuracy: bool, baseline: SavedResults | None) -> Gate:
-    """Parse a condition, for example `cnn[64].p99 > 2 * lstm.p99`. `accuracy` says whether the test will measure the
-    accuracy. Raises ValueError if the text is not a condition, has a fixed result, or cannot be judged by this test."""
+    """Parse a condition such as `cnn[64].p99 > 2 * lstm.p99`. `accuracy` says whether the test measures the accuracy.
+    Raises ValueError if the text is not a condition, is always true or false, or needs a value that is not measured."""
     match = _GATE.fullmatch(text)
     if match is None:
         raise ValueError(f"{text!r} is not a condition: {SYNTAX}")
@@ -156,7 +156,7 @@ def _require_judgeable(gate: Gate, scenario: Scenario, accuracy: bool, baseline:
                 "--concurrency or --rate"
             )
     if gate.needs_common_load and not loads:
-        raise ValueError(f"{text}: --find-peak chooses its own rates. Leave out --rate, or compare the peak")
+        raise ValueError(f"{text}: --find-peak chooses its own rates. Leave out --rate, or use the metric 'peak'")
     if other and gate.figure.metric in TEST_METRICS and not other.is_single:
         raise ValueError(f"{text}: the second figure needs a load: write {other.target}[LOAD].{other.metric}")
     if other and other.saved:
@@ -179,7 +179,7 @@ class GateOutcome:
 
 
 def judge(gate: Gate, results: Results, baseline: SavedResults | None = None) -> GateOutcome:
-    """Decide whether a gate failed. A gate fails if its condition holds under a load, or cannot be judged."""
+    """Evaluate a gate. The gate fails if its condition, which describes a failure, is true under a load or unknown."""
     text, other, metric = gate.text, gate.against, gate.figure.metric
     accuracies = {name: accuracy.share for name, accuracy in results.accuracies.items()}
     peaks = {peak.target: peak.rate for peak in results.peaks if peak.rate is not None}

@@ -1,4 +1,4 @@
-"""Issues a process's share of the queries of one block. There is an executor for each kind of load."""
+"""Sends one process's share of a block's queries. There is an executor for each kind of load."""
 
 import ctypes
 import itertools
@@ -209,7 +209,7 @@ class ClosedLoopExecutor(Executor):
         if self._end.value or limits.exceeded(elapsed, queries) or limits.reached(elapsed, queries):
             self._stop(now)
             return
-        # N processes cannot complete all missing queries before one of the processes has completed 1/N of these.
+        # When N processes have completed all remaining queries, at least one process has completed 1/N or more.
         missing = [count - queries for count in (limits.min_query_count, limits.max_query_count) if count > queries]
         self._answers_to_check = max(min(missing) // self._share.processes, 1)
         ends = [end for end in (limits.min_duration, limits.max_duration) if end > elapsed]

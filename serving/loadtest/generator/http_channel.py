@@ -26,7 +26,7 @@ LIVE = HttpRequest("GET", "v2/health/live")
 
 
 def as_text(address: str, request: HttpRequest) -> bytes:
-    """Return the HTTP text of a request for the server at a URL, without the headers for credentials."""
+    """Return a request to the server at this URL as raw HTTP text, without credential headers."""
     url = urlsplit(address)
     headers = {"host": url.netloc, **request.headers}
     if request.verb == "POST":
@@ -70,7 +70,7 @@ class HttpChannel:
             pairs = ((name, text.encode() if isinstance(text, str) else text) for name, text in metadata)
             request = b"\r\n".join([line, *(name.encode() + b": " + text for name, text in pairs), rest])
         call = _Call(request, clock() + timeout, token, on_end)
-        if threading.current_thread() is self._thread:  # the callback of an earlier call called `send`
+        if threading.current_thread() is self._thread:  # the callback of an earlier call invoked `send`
             self._begin(call)
         else:
             self._loop.call_soon_threadsafe(self._begin, call)

@@ -72,7 +72,7 @@ class ServerCounts:
                     return None
                 counters = again
             growth = counters.since(last)
-            # Counters that now cover all queries were updated late, or they also count other clients' queries.
+            # If the counters now cover all queries, they were updated late, or also count other clients' queries.
             if growth is None or growth.count < few:
                 if growth is None or ended[UNREACHABLE]:
                     self.restarted.add((block.load, target))
@@ -160,7 +160,7 @@ class Session:
     def as_run(self, target: str, load: Load, blocks: list[BlockResult], planned_blocks: int) -> Run:
         """Combine blocks of one target under one load into a run."""
         counted_in_part = target in self.counts.counted_in_part
-        if counted_in_part:  # some blocks' counts may match the queries by chance
+        if counted_in_part:  # in some blocks, the count may equal the number of queries by chance
             blocks = [replace(block, server=None) for block in blocks]
         return Run(
             target=target,

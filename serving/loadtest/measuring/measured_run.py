@@ -161,7 +161,7 @@ class Run:
         needed = samples_needed(0, self.percentile)
         if self.total.queries >= needed:
             return ""
-        # A judged run sends enough queries to judge the percentile, unless --max-duration ends the run before.
+        # If `judged` is set, a run sends enough queries to judge the percentile, unless --max-duration ends it earlier.
         setting = "--max-duration" if self.judged else "--min-query-count"
         return (
             f"too few queries to judge a p{self.percentile:g} with 99 % confidence, which needs {needed:,} "

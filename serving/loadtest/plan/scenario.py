@@ -178,7 +178,7 @@ class Scenario:
 
     @property
     def derives_rate(self) -> bool:
-        """Whether no concurrency, rate or peak search is set, so that closed loops determine the open loop's rate."""
+        """True if no concurrency, rate or peak search is set; closed loops then determine the open loop's rate."""
         return not (self.concurrency or self.rate or self.find_peak)
 
     @property

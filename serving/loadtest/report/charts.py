@@ -21,8 +21,8 @@ Range = tuple[float, float]
 _PERCENTILES = (0.0, 50.0, 90.0, 99.0, 99.9, 99.99, 99.999)
 # The areas of the largest and the smallest mark, in square points.
 _LARGEST_MARK, _SMALLEST_MARK = 500.0, 40.0
-# The latency axis reaches from the smallest estimate divided by this factor, or less, to the largest times this factor,
-# or more. Wide intervals, for example from two blocks that differ, are cut off, as they only show an unknown latency.
+# The latency axis extends beyond the smallest and the largest estimate by at least this factor. Wider intervals, for
+# example from only two blocks that differ, are clipped, because they say only that the latency is uncertain.
 _MARGIN = 2.0
 # The throughput axis is logarithmic if the largest throughput is more than this many times the smallest.
 _LOG_AXIS_RATIO = 5.0
@@ -92,7 +92,7 @@ def throughput_and_latency(runs: Sequence[Run], looks: Looks) -> str:
                 name_point(axes, str(run.load.concurrency), (run.throughput, p99 * 1e3), 2, look.colour)
         axes.margins(x=0.08, y=0.12)
         rates = [run.throughput for run in runs if run.throughput > 0]
-        # On a linear axis, the points of much slower targets would crowd at the left edge.
+        # On a linear throughput axis, all much slower targets would be squeezed together at the left edge.
         if rates and max(rates) > _LOG_AXIS_RATIO * min(rates):
             axes.set_xscale("log")
             plain_log_axis(axes.xaxis, *axes.get_xlim())
@@ -177,8 +177,8 @@ def _plot_percentiles(axes: Axes, histogram: DurationHistogram, look: Look, styl
     if not occupied.any():
         return 0.0
     below = np.cumsum(counts[occupied])
-    # The last sample is the quantile 1, whose position on this axis is infinite. Therefore the last sample is drawn at
-    # the quantile that is half a sample below 1.
+    # The last sample is the quantile 1, whose position on this axis is infinite. Therefore the last of n samples is
+    # drawn at the quantile 1 - 1 / (2 n).
     position = np.concatenate([[0], -np.log10(1 - np.minimum(below / below[-1], 1 - 0.5 / below[-1]))])
     values = DurationHistogram.values[occupied] * 1e3
     marked = [int(np.searchsorted(position, _tail(q))) for q in _PERCENTILES[1:] if _tail(q) <= position[-1]]

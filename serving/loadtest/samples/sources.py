@@ -44,7 +44,7 @@ class Samples:
     inputs: Mapping[str, tensors.Array]  # Arrays [samples, ...] by the names of the model's inputs.
     source: str  # The source of the samples, for the report.
     labels: npt.NDArray[np.int64] | None = None  # The class indices [samples], if known.
-    # If these samples are a data set's whole test set: the digests by which a model's file may identify the data set.
+    # The digests by which a model's file may identify its data set; empty unless these samples are its whole test set.
     data_digests: frozenset[str] = frozenset()
 
     def __len__(self) -> int:

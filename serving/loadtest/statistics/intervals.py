@@ -10,7 +10,7 @@ small number of blocks.
 MLPerf LoadGen's early stopping judges whether a percentile exceeds a bound. The null hypothesis is that a query exceeds
 the bound with a probability of more than 1 - p. If this hypothesis is true, the number of queries over the bound, out
 of n queries, is stochastically at least Binomial(n, 1 - p). If t queries exceed the bound and
-P[Binomial(n, 1 - p) <= t] <= 0.01, the null hypothesis is rejected: the percentile p does not exceed the bound.
+P[Binomial(n, 1 - p) <= t] <= 0.01, the null hypothesis is rejected, and the percentile p counts as within the bound.
 
 Sources: Asmussen and Glynn 2007, Stochastic Simulation, III.5a; for percentiles, Nakayama 2014, Confidence Intervals
 for Quantiles Using Sectioning When Applying Variance-Reduction Techniques; MLPerf Inference, LoadGen, "Early Stopping
@@ -47,8 +47,8 @@ def samples_needed(over: int, q: float) -> int:
 
 
 def over_allowed(queries: int, q: float) -> int:
-    """Return how many of `queries` may exceed a bound so that the q-th percentile is still shown to meet the bound; -1
-    if there are too few queries."""
+    """Return the largest number of `queries` that may exceed a bound while the test still shows that the q-th
+    percentile meets it; -1 if there are too few queries."""
     if queries < samples_needed(0, q):
         return -1
     return math.floor(scipy.special.bdtrik(REJECTED, queries, 1 - q / 100) + _ROUNDING)
