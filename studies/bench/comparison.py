@@ -108,7 +108,7 @@ Cells show medians: images a second and, in brackets, p50 / p99 in ms:
                 spread = f"{min(values):.3g} to {max(values):.3g}" if len(values) > 1 else ""
                 verdict = [f"{statistics.median(values):.3g}", spread, "yes" if goal.reached(values) else "no"]
             own = [
-                # If bare ONNX Runtime is the reference of a ratio, its load is "batch" instead of the goal's load.
+                # Bare ONNX Runtime, as a ratio's reference, is measured under the load "batch", not the goal's load.
                 middle(rounds, system, goal.model, "batch" if system == goal.reference == "bare" else goal.load,
                        goal.figure)
                 for system in systems

@@ -75,6 +75,6 @@ def figure(turn: Round, system: str, model: str | None, load: str, name: str) ->
 
 
 def figures(rounds: Sequence[Round], system: str, model: str | None, load: str, name: str) -> list[float]:
-    """Return a figure from each round that measured it."""
+    """Return the values of one metric, one from each round in which it was measured."""
     every = (figure(turn, system, model, load, name) for turn in rounds)
     return [value for value in every if value is not None]

@@ -61,7 +61,7 @@ def closed(server: Served, send: Send, shape: Load, seconds: float, model: str |
     Args:
         server: The server.
         send: Puts the load on the server.
-        shape: The load, for which the function computes the number of calls.
+        shape: The load whose number of calls the function computes.
         seconds: The approximate duration, from which the number of calls is computed.
         model: The called model, if the calls use gRPC. The function compares the number of calls with the server's
             statistics, because h2load counts refused calls as successes: their HTTP status is 200.

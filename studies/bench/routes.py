@@ -41,7 +41,7 @@ MEMBERS = {FAST: FAST, "route": ROUTE, ACCURATE: ACCURATE, BEST: BEST}
 """The systems that take turns, with their models."""
 IN_FLIGHT = ("1", "4", "16", "64")
 CASCADE, HALF = "cascade", 0.5
-_OPEN_LOOP = 4  # an open loop lasts longer than a closed loop by this factor, because a p99 depends on few calls
+_OPEN_LOOP = 4  # open loops run longer by this factor, because only the slowest 1 % of the calls determine a p99
 COMPARISON = Comparison(
     "routes",
     {
@@ -64,7 +64,7 @@ COMPARISON = Comparison(
         # A binomial count is within 3.29 standard deviations of its mean with a probability of 99.9 %.
         Goal("split", "calls", "deviations", 3.29, system="split"),
         # For a tenth of the time, copies for the shadow occupy one of the two processors, and calls wait for them. In
-        # `busier`, no call waits for a copy, so a limit of 1.1 for the ratio of the p99 would be too strict.
+        # `busier`, there are no copies to wait for, so a limit of 1.1 for the ratio of the p99 would be too strict.
         Goal("shadow", "half", "p99_ms", 1.5, "busier", system="shadowed"),
     ),
     packages=("grpcio", "pygrpc-native", "onnxruntime", "numpy"),

@@ -33,7 +33,7 @@ class System:
     """A server that is compared.
 
     Args:
-        description: The system's description for readers.
+        description: A human-readable description of the system.
         launch: Yields the command that starts the system on a model repository, and removes the system's files at the
             end of the context. Raises click.ClickException if this machine lacks the system.
         send: Returns a function that sends a load for a model to the running system.

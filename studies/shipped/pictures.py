@@ -52,7 +52,7 @@ def learning_curves(epochs: Mapping[str, Sequence[Mapping[str, float]]]) -> Figu
 
 
 def accuracy_and_speed(models: Sequence[Measured]) -> Figure:
-    """Draw test accuracy over p99 latency at 64 calls in flight, and throughput over p99 latency at 1, 8 and 64.
+    """Plot test accuracy against p99 latency at 64 calls in flight, and throughput against it at 1, 8 and 64 calls.
 
     Args:
         models: Models and routes, each measured in several closed loops.

@@ -144,7 +144,7 @@ def main(
     python -m studies soak run --minutes 5       to try it
 
     The command compares every answer with ONNX Runtime's own answer. On Ctrl-C or SIGTERM, the load ends, and the
-    command records the figures that it has measured. The load shares the servers' processors.
+    command records the figures that it has measured. The load generator runs on the same processors as the servers.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM acts like Ctrl-C and also stops the servers
     conditions = results.conditions(results.versions(PACKAGES))

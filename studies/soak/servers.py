@@ -32,7 +32,7 @@ class Server:
     Args:
         name: The server's name in the results, such as "trusted".
         process: The server's process.
-        explicit: Whether clients request the loading of new versions. Otherwise, the server polls the repository.
+        explicit: Whether versions are loaded only at a client's request. Otherwise, the server polls the repository.
     """
 
     name: str
