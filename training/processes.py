@@ -27,8 +27,8 @@ from hangtag.errors import UserError
 from hangtag.training.errors import SettingsError
 
 T = TypeVar("T")
-_TIMEOUT = timedelta(hours=1)  # of a collective operation; ranks wait in one while rank 0 validates
-_GRACE = 30.0  # the seconds in which the other processes must end by themselves after a process failed
+_TIMEOUT = timedelta(hours=1)  # for a collective operation, in which the other ranks wait while rank 0 validates
+_GRACE = 30.0  # when a process has failed, the others have this many seconds to exit before they are terminated
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # parameters of mallopt, from malloc.h
 
 

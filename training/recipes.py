@@ -91,11 +91,11 @@ CNN_BEST = replace(
     distillation=Distillation(teacher="resnet", weight=0.8, temperature=2.0),
 )
 
-# Augmentation may hide from the student what the teacher saw in the original image, and over many epochs a student
-# memorises the teacher's logits of each image. With this recipe the teacher computes logits for exactly the images that
-# the student sees (Beyer et al., Knowledge distillation: A good teacher is patient and consistent, 2022). All these
-# logits are computed before the first epoch, because computing new logits in every step would take longer than the
-# student's own computation.
+# A teacher's logits of the original images have two drawbacks: augmentation may hide from the student what the teacher
+# saw, and over many epochs the student memorises each image's logits. With this recipe the teacher computes logits for
+# exactly the images that the student sees (Beyer et al., Knowledge distillation: A good teacher is patient and
+# consistent, 2022). All these logits are computed before the first epoch, because computing new logits in every step
+# would take longer than the student's own computation.
 CNN_SAME_VIEW = replace(
     CNN_BEST,
     name="same-view",

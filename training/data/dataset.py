@@ -46,7 +46,7 @@ class Member(NamedTuple):
 
     split: str
     label: str
-    pixels: str  # the first digits of the SHA-256 of the picture, converted to the network's size and channels
+    pixels: str  # the first digits of the SHA-256 of the picture after conversion to the network's size and channels
     path: str  # relative to the source
 
 

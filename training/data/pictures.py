@@ -18,8 +18,8 @@ from hangtag.training.data.reading import MEMORY_BYTES
 from hangtag.training.errors import SettingsError
 
 FEW = 20  # the number of pictures that a class needs for meaningful metrics
-SMALL = 128  # by default, pictures of one size keep this size if no edge is longer than this many pixels
-DEFAULT_EDGE = 64  # the edge, in pixels, of the squares into which other pictures are converted by default
+SMALL = 128  # by default, pictures that all have one size are not resized if no edge exceeds this many pixels
+DEFAULT_EDGE = 64  # by default, larger pictures and those of several sizes are resized to squares of this edge
 
 
 @dataclass(frozen=True)

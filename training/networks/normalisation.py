@@ -29,8 +29,8 @@ class Normalised(nn.Sequential):
 
 def add_batch_norm(network: nn.Module, steps_per_epoch: int) -> None:
     """Add a normalisation to the network after each convolution and dense layer except for the last."""
-    # A network is validated with running statistics, which average about the last ten steps or, if an epoch has fewer
-    # steps, the steps of one epoch. Otherwise the initial values would still dominate.
+    # A network is validated with running statistics: an average over roughly the last ten steps, or over one epoch if
+    # it has fewer steps. Otherwise the initial values would still dominate.
     momentum = max(_MOMENTUM, 1 / steps_per_epoch)
     layers = [(name, layer) for name, layer in network.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
     for name, layer in layers[:-1]:

@@ -86,7 +86,7 @@ def _mistakes(summary: Mapping[str, Any], labels: Sequence[str]) -> dict[str, An
 
     "matrix" is [true][predicted], or empty if there are more than MOST_IN_MATRIX labels. "deepest" is the count of the
     most frequent mistake, and "frequent" has the count, true label and predicted label of the most frequent mistakes.
-    "figures" has the metrics of each label, except for the "left_out" best labels.
+    "figures" has each label's metrics, without those of the best labels, whose number is "left_out".
     """
     kept = summary.get("validation", {}).get("confusion")
     if not isinstance(kept, list):

@@ -37,8 +37,8 @@ def overview(run: Run) -> dict[str, Any]:
 
 
 def cells(run: Run, exported_as: Sequence[str] = ()) -> dict[str, str]:
-    """Return the texts of a run's row in a list of runs, by column. ``exported_as`` names the versions that were
-    exported from the run, such as "lstm 3"."""
+    """Return the cell texts of a run's row in the table of runs, by column. ``exported_as`` names the versions that
+    were exported from the run, such as "lstm 3"."""
     run_is = overview(run)
     name = "" if run_is["figure"] == "accuracy" else f" {FIGURES[run_is['figure']]}"
     planned = "" if run_is["finished"] else f" of {run_is['epochs_planned'] or '?'}"

@@ -1,4 +1,4 @@
-"""Reads what a run learned from: the labels, the description of the images, and the data set."""
+"""Reads a run's training inputs: the labels, the description of the images, and the data set."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -67,7 +67,7 @@ def load(config: Mapping[str, Any], data_dir: Path | None = None, recorded: Sequ
 
 
 def changes(recorded: Sequence[Member], now: Sequence[Member]) -> str:
-    """Describe how the user's pictures differ from those that a run recorded; a published file has no records."""
+    """Describe how the user's pictures differ from a run's record of them; in general terms if there is no record."""
     if not recorded:
         return "since then pictures were added, removed, renamed, edited or put into another class"
     before, after = ({each.path: each for each in members} for members in (recorded, now))

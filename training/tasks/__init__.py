@@ -1,1 +1,1 @@
-"""What a network learns: the tasks of one label and of several labels per image, augmentation, and teachers."""
+"""What a network learns: single-label and multi-label classification, augmentation, and distillation from teachers."""

@@ -40,7 +40,7 @@ class Task(ABC):
     raise KeyboardInterrupt between batches.
     """
 
-    selection_metric: str  # the metric of ``validate`` that is highest in the best epoch
+    selection_metric: str  # the metric of ``validate`` that selects the best epoch; higher is better
     _followed: Sequence[str]  # the metrics that are measured after every epoch
     _prediction_batch = 500
 
