@@ -27,7 +27,7 @@ class TrainSettings(DataOptions):
         "The training recipe. study: the settings of the study. best: for the highest accuracy. pictures: for your "
         "own pictures. teacher: for networks that teach others. same-view: longer than best, with teachers that see "
         "the same augmented images. multi-label: for several labels.  [default: 'pictures' for your own data, "
-        "otherwise the first recipe of MODEL among 'study', 'teacher' and 'multi-label']",
+        "otherwise the first of 'study', 'teacher' and 'multi-label' that MODEL has]",
         choices=RECIPE_NAMES,
     )
     changes: tuple[str, ...] = setting(

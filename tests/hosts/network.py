@@ -37,7 +37,7 @@ class Namespace:
         assert self._holder.stdout
         self._holder.stdin.write(b"\n")
         self._holder.stdin.flush()
-        self._holder.stdout.readline()  # ``cat`` runs in the namespace, which exists once ``cat`` has echoed the line
+        self._holder.stdout.readline()  # the echo shows that ``cat`` runs, and so that its namespace exists
         self.run("ip", "link", "set", "lo", "up")
 
     @property

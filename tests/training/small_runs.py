@@ -90,7 +90,7 @@ def training_on(images: Images) -> Dataset:
 
 @contextmanager
 def watching(answer: Callable[[Images], Any] | None = None) -> Iterator[list[Images]]:
-    """Record the batches [n, 28, 28] with which networks are trained inside the block.
+    """Record each batch [n, 28, 28] on which a network is trained within the `with` block.
 
     answer: A function whose result replaces the logits of the network in training; None keeps the network's logits.
     """

@@ -43,7 +43,7 @@ class Look(NamedTuple):
 
     name: str
     weight: float  # how often this look is drawn, relative to the other looks
-    slots: tuple[str, ...]  # each slot lists garments, separated by commas; one of them is drawn
+    slots: tuple[str, ...]  # each slot lists garments, separated by commas, of which one is chosen at random
 
 
 # The looks form a capsule wardrobe: every top goes with every pair of shoes, and these two determine the other

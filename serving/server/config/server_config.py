@@ -48,7 +48,7 @@ class ServerConfig(Settings):
                 case (str(name), int(number)) if name and type(number) is int and 0 <= number <= MOST_SAMPLES:
                     continue
             raise StartError(
-                f"model_max_batch_size: {limit!r} is not a model's name and a number from 0 to {MOST_SAMPLES}"
+                f"model_max_batch_size: {limit!r} must be a model's name and a number from 0 to {MOST_SAMPLES}"
             )
         if self.max_queue_size < self.largest_batch_size:
             raise StartError(

@@ -1,4 +1,4 @@
-"""Sending and counting queries, over every kind of connection: closed and open loops, stalls, failures, and stops."""
+"""Closed and open loops, stalls, failures and stops: queries are sent and counted, over every kind of connection."""
 
 import multiprocessing
 import os

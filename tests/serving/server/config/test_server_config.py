@@ -84,7 +84,11 @@ REFUSED: dict[str, tuple[str, object, str]] = {
     "instances": ("-1", -1, "-1 is not a whole number from 0 to 64"),
     "intra_op_threads": ("two", "two", "'two' is not a whole number from 0 to 256"),
     "max_batch_size": ("0", 0, "0 is not a whole number from 1 to 4096"),
-    "model_max_batch_size": ("=1", (("cnn", 4097),), "('cnn', 4097) is not a model's name and a number from 0 to 4096"),
+    "model_max_batch_size": (
+        "=1",
+        (("cnn", 4097),),
+        "('cnn', 4097) must be a model's name and a number from 0 to 4096",
+    ),
     "max_queue_size": ("0", 0, "0 is not a whole number from 1 to 4096"),
     "max_queue_delay_microseconds": ("1.5", "1.5", "'1.5' is not a whole number from 0 to 10000000"),
     "tls_cert": ("/", Path("/"), "/ is not the path of a file"),
