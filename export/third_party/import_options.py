@@ -11,7 +11,7 @@ from hangtag.options import A_FOLDER
 from hangtag.settings import setting
 
 MODELS = "The model repository to publish into."
-NAME = "The model's name in the repository. hangtag appends a missing precision, as in NAME-int8, except fp32."
+NAME = "The model's name in the repository. If it lacks the precision's ending (-fp16, -int8), hangtag appends it."
 EVEN_IF_WORSE = "Publish even if the served version is more accurate, or cannot be compared."
 EVEN_IF_DIFFERENT = "Publish even if inputs, outputs, labels or 'fit' differ from those of the served version."
 
@@ -78,9 +78,9 @@ class ImportOptions:
     )
     agree_on: tuple[str, ...] = setting(
         (),
-        "With --precision int8, compare only this output, by this rule: labels (the label with the largest "
-        "score), values (all values) or equal (exact equality). Repeatable.  [default: all outputs, "
-        "each by a suitable rule]",
+        "With --precision int8, compare only this output. The rule says what must agree: labels (the label with the "
+        "largest score), values (all values, approximately) or equal (all values, exactly). Repeatable.  "
+        "[default: all outputs, each by a suitable rule]",
         metavar=f"OUTPUT={'|'.join(agreement.RULES)}",
     )
 
