@@ -152,7 +152,7 @@ class SampleOptions:
     )
     limit: int | None = setting(
         None,
-        "For a quick trial, use only N images: the first ones, or evenly spaced ones of your own pictures.",
+        "For a quick trial, use only N images: the first N of a built-in data set, or every k-th picture of your own.",
         between=(1, None),
     )
     data_dir: Path | None = setting(
@@ -165,7 +165,7 @@ def json_option(about: str, kind: click.ParamType[Any] = click.STRING) -> Callab
 
     The command's parameter is ``json_file``, with "-" for standard output. ``about`` says what the JSON contains.
     """
-    help_text = f"Print only JSON with {about}. --json=FILE writes a file."
+    help_text = f"Print {about} as JSON, and nothing else. --json=FILE writes a file."
     return click.option("--json", "json_file", is_flag=False, flag_value="-", metavar="", type=kind, help=help_text)
 
 
