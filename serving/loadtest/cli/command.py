@@ -146,13 +146,13 @@ RENDERERS: Mapping[str, Callable[[ResultsDocument], str]] = {
     help="Exit with code 1 if this condition holds, such as 'lstm[1].p99 > 5ms'. Repeatable.",
 )
 @click.option("--baseline", type=terminal.FILE, help="Saved results, which are called 'baseline' in --fail-if.")
-@json_option("everything", terminal.FILE)
+@json_option("all results", terminal.FILE)
 @click.option("--csv", "csv_file", type=terminal.FILE, help="Write CSV with a line for each run.")
 @click.option("--html", "html_file", type=terminal.FILE, help="Write a page with charts.")
 @click.option(
     "--junit", "junit_file", type=terminal.FILE, help="Write JUnit XML with a test for each run and each --fail-if."
 )
-@click.option("--yes-load-remote", is_flag=True, help="Allow a server on another machine; ask its owner first.")
+@click.option("--yes-load-remote", is_flag=True, help="Allow a load test of another machine; ask its owner first.")
 @credentials_options
 @click.pass_context
 def loadtest(

@@ -98,7 +98,7 @@ class Scenario:
     targets: tuple[Target, ...]
     scenario: ScenarioName | None = setting(
         None,
-        "The scenario of MLPerf LoadGen, which sets all options that you leave out.",
+        "A scenario of MLPerf LoadGen. It sets the options that you do not set.",
         choices=get_args(ScenarioName),
     )
     concurrency: tuple[int, ...] = setting(

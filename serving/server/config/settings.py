@@ -76,8 +76,8 @@ class Settings:
     )
     host: str = setting(
         "127.0.0.1",
-        "The address to listen on. Beyond loopback, use TLS, and tokens or --tls-client-ca. Beyond loopback or with "
-        "TLS, the server runs behind Envoy, which the extra 'network' installs.",
+        "The address to listen on. If other machines can reach it, use TLS, and tokens or --tls-client-ca. For such an "
+        "address or with TLS, the server runs behind Envoy (pip extra 'network').",
     )
     published_host: str = setting(
         "",
@@ -149,7 +149,7 @@ class Settings:
     max_batch_size: int = setting(64, "The most samples in a batch or a request.", between=(1, MOST_SAMPLES))
     model_max_batch_size: tuple[ModelLimit, ...] = setting(
         (),
-        "The most samples in a batch of one model. Overrides a file that forbids batches. 0: never batch. Repeatable.",
+        "The most samples in a batch of model NAME, even if its file forbids batches. 0: never batch. Repeatable.",
         metavar="NAME=N",
     )
     max_queue_size: int = setting(
@@ -181,7 +181,7 @@ class Settings:
     max_http_bodies_mib: int = setting(
         0,
         "The most memory, in MiB, for the bodies of all HTTP requests that a process has in flight. Further requests "
-        "get the status 429. 0: 16 times --max-message-mib.",
+        "get the status 429. 0 means 16 times --max-message-mib.",
         between=(0, 1_048_576),
     )
     max_concurrent_streams: int = setting(

@@ -44,8 +44,8 @@ _ABOUT: Mapping[Any, Mapping[str, str]] = {
         "hangtag_batch_size": "Number of samples in each computed batch",
     },
     CounterMetricFamily: {
-        "hangtag_shed_requests": "Requests that were refused because the queue was full, or because requests used too "
-        "much memory. The model label is empty for requests that were refused before they were read",
+        "hangtag_shed_requests": "Requests refused because the queue was full, or because the requests in progress "
+        "used too much memory. The model label is empty for requests that were refused before they were read",
         "hangtag_route_requests": "Requests that a route's member answered",
         "hangtag_route_samples": "Samples that a route's member answered",
         "hangtag_route_unsure_samples": "Samples that kept a low-confidence answer, because the cascade's next member "
@@ -72,7 +72,7 @@ _ABOUT: Mapping[Any, Mapping[str, str]] = {
         "hangtag_max_queue_size": "The most requests that may wait in all workers together. Routes have no queue",
         "hangtag_workers": "Running worker processes",
         "hangtag_workers_wanted": "Worker processes that should run",
-        "hangtag_transport": "Worker processes by transport (native or grpc) and by the reason for this transport",
+        "hangtag_transport": "Worker processes, by their transport (native or grpc) and the reason for its choice",
         "hangtag_store_last_success_timestamp_seconds": "Time at which the local copy last equalled the model store, "
         "in seconds since 1970; 0: not since startup",
         "hangtag_build_info": "Versions of hangtag and grpcio",
