@@ -21,12 +21,12 @@ SECONDS = click.option(
     type=click.FloatRange(0.05),
     default=3.0,
     show_default=True,
-    help="The approximate duration of each load.",
+    help="The approximate duration of the run under each load.",
 )
 OUT = click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="The results file.  [default: the file from which the page is made, or no file if other options are set]",
+    help="The results file.  [default: the page's results file, or none if other options are set]",
 )
 
 
