@@ -45,8 +45,8 @@ class TrainSettings(DataOptions):
     )
     limit: int | None = setting(
         None,
-        "For a quick trial, train on N images and validate on N images: the first N or, of your own pictures, N evenly "
-        "spaced ones.",
+        "For a quick trial, train on N images and validate on N: the first N of a built-in data set, or every k-th of "
+        "your own pictures.",
         between=(1, None),
     )
     balance: bool = setting(False, "Weight the loss so that small and large classes count equally.")
@@ -76,7 +76,7 @@ class TrainSettings(DataOptions):
     )
     teachers: tuple[Path, ...] = setting(
         (),
-        "An exported model that teaches the network. Repeatable: the network learns from the models' average "
+        "An exported model that teaches the network. If you pass several, the network learns from their average "
         "answers.  [default: all versions of the recipe's teacher under runs/teachers/]",
         flag="--teacher",
         metavar="FILE.onnx",
