@@ -100,7 +100,7 @@ def test_a_cascade_that_is_no_faster_than_its_last_model_is_not_written(models: 
     """If lstm2 precedes lstm in a cascade, each image that lstm2 passes on costs more than with lstm alone."""
     refused = tune(models, "lstm2", "lstm", "--name", "slow", exit_code=1)
     assert "faster than lstm alone, so no route was written. Serve only lstm" in refused
-    cost = r"if the cascade takes less than [\d,]+ µs \(the time of lstm\) at a threshold in the table\.$"
+    cost = r"a threshold at which the cascade takes less than [\d,]+ µs \(the time of lstm\), raise --lose-at-most\.$"
     assert re.search(cost, refused)
     assert not (models / "slow").exists()
 
