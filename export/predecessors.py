@@ -155,7 +155,7 @@ def compare(
 
 
 def _routes(rival: Entry) -> str:
-    """Return a clause that names the routes that a new signature of this model would break; empty if there are none."""
+    """Name, in a part of a message, the routes that a new signature of this model would break; empty if none."""
     models, routes = rival.path.parents[2], []
     for route in inventory.routes(models):
         try:

@@ -183,7 +183,7 @@ class JsonCommand(click.Command):
             form = "--json=-" if word == "-" or not is_file else f"--json={word}"
             if is_file:
                 click.echo(f"Warning: '--json {word}' will be removed in the next release: write {form}.", err=True)
-            if is_file or not word.startswith("-"):  # click would use any word as the file's name
+            if is_file or not word.startswith("-"):  # click would take the next argument as the file's name
                 args = [*args[:at], form, *args[at + 1 + is_file :]]
         return super().parse_args(ctx, args)
 

@@ -16,7 +16,7 @@ class Rules:
     """How a setting is parsed, checked and described, in addition to its field's type and default."""
 
     about: str  # the help text
-    flag: str | None = None  # the option's name; None for the field's name with hyphens
+    flag: str | None = None  # the option's name; if None, the field's name, with hyphens for underscores
     between: tuple[Any, Any] = (None, None)  # the valid numbers, which the help shows; None for no limit
     above: float | None = None  # an exclusive lower bound; click does not check this bound, but `problems` does
     choices: Sequence[str] = ()  # the valid texts; if empty, any text is valid

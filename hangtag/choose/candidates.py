@@ -122,7 +122,7 @@ def best(tried: Sequence[Candidate], accuracy: float, lose_at_most: float) -> Ca
     def is_within(one: Candidate) -> bool:
         return one.lost == 0 or bound(samples, one.lost) <= lose_at_most
 
-    # Test the thresholds from the safest downwards, and stop before the first threshold that exceeds the limit. Because
+    # Test the thresholds from the safest downwards, and stop before the first one that loses too many samples. Because
     # the thresholds are tested in a fixed order, the result needs no correction for multiple tests (Angelopoulos et
     # al., 2021, "Learn then Test").
     kept = list(takewhile(is_within, reversed(tried)))[::-1]

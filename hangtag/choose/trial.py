@@ -83,7 +83,7 @@ def _publish(repository: Path, models: Path, candidates: Sequence[Candidate]) ->
 
 def _typical(candidates: Sequence[Candidate]) -> npt.NDArray[np.int64]:
     """Return the indices of images for the load test. All images are sorted by the first models' average confidence,
-    and evenly spaced ones are taken. So a cascade passes on about the same share of these images as of all images."""
+    and evenly spaced ones are taken. So a cascade sends the same share of them to the next model as of all images."""
     first = {candidate.models[0].name: candidate.models[0].confidence for candidate in candidates}
     order = np.argsort(np.mean(list(first.values()), axis=0), kind="stable")
     count = min(LIBRARY_SIZE, len(order))

@@ -1,4 +1,4 @@
-"""A short run of each study of servers, as in `make studies-check`, records all results that its page needs."""
+"""Even a short run of a server study, as in `make studies-check`, records all results that the study's page needs."""
 
 import json
 import subprocess

@@ -42,7 +42,7 @@ class Look(NamedTuple):
     """Garments that are worn together, at most one from each slot. The entry "-" of a slot stands for no garment."""
 
     name: str
-    weight: float  # how often this look is drawn, relative to the other looks
+    weight: float  # how often this combination is chosen at random, relative to the others
     slots: tuple[str, ...]  # each slot lists garments, separated by commas, of which one is chosen at random
 
 

@@ -168,5 +168,5 @@ class ServerTimings:
         return {"requests": self.count, "batches": self.batches, **{part: self.mean(part) for part in PARTS}}
 
 
-# The type of a dataclass field that holds ServerTimings, which JSON represents by the result of the method `document`.
+# The type of a dataclass field that holds ServerTimings. In JSON, the field has what `ServerTimings.document` returns.
 StoredTimings = Annotated[ServerTimings, PlainSerializer(ServerTimings.document, return_type=ServerTimingsDocument)]

@@ -47,7 +47,7 @@ def require_loadable(file: "ModelFile", config: "ServerConfig", stopping: thread
                     output, _ = process.communicate(sent, _CHECK_SECONDS)
                     problem = _problem(output, process)
                     break
-                sent = None  # the first call of communicate has taken the input
+                sent = None  # the first call to ``communicate`` has already sent the input
         finally:
             process.kill()
     require_running(stopping)

@@ -27,7 +27,7 @@ _SAMPLE = 1000
 
 
 def memory_of(array: npt.NDArray[Any]) -> int:
-    """Return how many bytes an array takes. Of many texts, only a sample is measured, to save time."""
+    """Return how many bytes an array takes. To save time, only a sample is measured if the array has many texts."""
     if array.dtype != np.object_ or not array.size:
         return array.nbytes
     sample = array.flat[:_SAMPLE]
