@@ -5,7 +5,6 @@ import time
 from concurrent.futures import wait
 from dataclasses import replace
 from functools import partial
-from typing import Literal
 
 import structlog
 
@@ -14,10 +13,9 @@ from hangtag.serving.server.config.limits import ReplacementPolicy
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.config.settings import OFF
 from hangtag.serving.server.engine.model_control import require_explicit
-from hangtag.serving.server.errors import STOPPING, ControlError, NothingToUnloadError, StartError, UnavailableError
+from hangtag.serving.server.errors import STOPPING, ControlError, StartError, UnavailableError
 from hangtag.serving.server.front.envoy import Envoy, reserve_ports
-from hangtag.serving.server.process.worker import PeerError
-from hangtag.serving.server.process.worker_process import WorkerProcess
+from hangtag.serving.server.process.worker_process import Change, WorkerProcess, make_change
 from hangtag.serving.server.telemetry.server_state import READY, ServerState, StoreState, Workers
 from hangtag.serving.server.transport import choose_transport
 
@@ -196,7 +194,7 @@ class Supervisor:
             delay = replaced_in
             log.warning(event, worker=number, reason=reason, replaced_in_seconds=delay)
 
-    def _change(self, change: Literal["load", "unload"], name: str) -> None:
+    def _change(self, change: Change, name: str) -> None:
         """Make a change in all workers. No worker starts meanwhile, so each worker gets the change or starts after
         it. Before the change, wait until all workers that are still starting have begun to listen.
 
@@ -220,38 +218,13 @@ class Supervisor:
                     raise ControlError("the workers are still starting; try again in a moment")
                 self._is_changing = True
             try:
-                self._pass_on(change, name, workers)
+                make_change(change, name, workers)
                 self._models = self._models | {name} if change == "load" else self._models - {name}
                 self._check_workers()  # a worker that starts after this change loads the versions that serve now
             finally:
                 with self._changed:
                     self._is_changing = False
                     self._changed.notify_all()
-
-    def _pass_on(self, change: Literal["load", "unload"], name: str, workers: list[WorkerProcess]) -> None:
-        """Let one worker try a change. If the change succeeds, the other workers repeat it or are replaced.
-
-        A worker that is stopping cannot make a change. A worker cannot unload a model that it lacks, for example if the
-        model's folder was gone when the worker started.
-        """
-        is_made = False
-        for worker in workers:
-            try:
-                worker.call(change, name)
-            except (UnavailableError, NothingToUnloadError):
-                if not is_made and worker is workers[-1]:
-                    raise
-            except Exception as error:
-                if not is_made and isinstance(error, PeerError):
-                    reason = f"the worker that tried this first has ended and is being replaced: {error}"
-                    raise ControlError(reason) from error
-                if not is_made:
-                    raise
-                reason = str(error)
-                log.warning("worker is replaced: it failed to load/unload a model", worker=worker.number, reason=reason)
-                worker.kill()
-            else:
-                is_made = True
 
     def _is_decided(self) -> bool:
         return bool(self._failure) or self.workers().running == self._config.workers

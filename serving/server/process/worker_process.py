@@ -1,17 +1,23 @@
-"""The supervisor's view of a worker: its process, pipe and last known state."""
+"""The supervisor's view of a worker (its process, pipe and last known state), and changes of models in all workers."""
 
 import multiprocessing
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import Any
+from typing import Any, Literal, TypeAlias
+
+import structlog
 
 from hangtag.serving.server.config.server_config import ServerConfig
-from hangtag.serving.server.errors import StartError
-from hangtag.serving.server.process.worker import Peer, main
+from hangtag.serving.server.errors import ControlError, NothingToUnloadError, StartError, UnavailableError
+from hangtag.serving.server.process.worker import Peer, PeerError, main
 from hangtag.serving.server.telemetry.server_state import ServerState
+
+log = structlog.get_logger()
+
+Change: TypeAlias = Literal["load", "unload"]
 
 _CONTEXT = multiprocessing.get_context("spawn")  # the threads of gRPC and ONNX Runtime do not survive a fork
 _PAUSE_SECONDS = 0.001
@@ -68,3 +74,29 @@ class WorkerProcess(Peer):
     def kill(self) -> None:
         with suppress(ValueError):  # the process has ended, and was closed
             self._process.kill()
+
+
+def make_change(change: Change, name: str, workers: Sequence[WorkerProcess]) -> None:
+    """Let one worker try a change. If the change succeeds, the other workers repeat it or are replaced.
+
+    A worker that is stopping cannot make a change. A worker cannot unload a model that it lacks, for example if the
+    model's folder was gone when the worker started.
+    """
+    is_made = False
+    for worker in workers:
+        try:
+            worker.call(change, name)
+        except (UnavailableError, NothingToUnloadError):
+            if not is_made and worker is workers[-1]:
+                raise
+        except Exception as error:
+            if not is_made and isinstance(error, PeerError):
+                reason = f"the worker that tried this first has ended and is being replaced: {error}"
+                raise ControlError(reason) from error
+            if not is_made:
+                raise
+            reason = str(error)
+            log.warning("worker is replaced: it failed to load/unload a model", worker=worker.number, reason=reason)
+            worker.kill()
+        else:
+            is_made = True
